@@ -76,6 +76,7 @@ soak: rust ## run the long tests: operations on a failing token, derivations, te
 # BENCH_FLAGS=--test only checks that the benchmarks run, so a debug build is enough.
 bench: rust ## measure the figures of docs/performance.md, and those of didcomm 0.4.1
 	@$(modules)
+	softhsm/install peers
 	cargo bench --locked $(if $(filter --test,$(BENCH_FLAGS)),--profile dev) --manifest-path tests/interop/Cargo.toml -- $(BENCH_FLAGS)
 
 # The address sanitizer needs a nightly flag. RUSTC_BOOTSTRAP makes the stable toolchain accept it.

@@ -86,6 +86,20 @@ dependencies() {
 
 kryoptic() { tests/kryoptic/build; }
 
+# The parts of .github/workflows/release.yml that need no other machine.
+release_parts() {
+    local dist
+    dist=$(mktemp -d)
+    DIST=$dist packaging/archive "$CLAVIGER_TEST_PROGRAM" test
+    # As cargo binstall finds the program: `bin-dir` of Cargo.toml.
+    tar --extract --gzip --file "$dist"/claviger-*-test.tar.gz --directory "$dist"
+    "$dist"/claviger-*-test/claviger --version
+    packaging/sbom cli,yubikey | jq --exit-status '(.components | length) > 100 and all(.components[]; .licenses and .hashes)' >/dev/null
+    packaging/homebrew/fill https://example.org/a/b/releases/download/v1/source.tar.gz README.md >"$dist/claviger.rb"
+    ruby -c "$dist/claviger.rb"
+    rm -r "$dist"
+}
+
 published() {
     local log stale
     # Cargo assumes that a published version never changes, also in the temporary registry of a dry run. Remove what an earlier
@@ -105,9 +119,14 @@ published() {
 }
 
 interop() {
+    local peers
+    # Downloads while the compiler works.
+    tests/interop/peers/install >/dev/null &
+    peers=$!
     CLAVIGER_TEST_SOFTHSM=$(softhsm/module)
     CLAVIGER_TEST_KRYOPTIC=$(tests/kryoptic/build)
     export CLAVIGER_TEST_SOFTHSM CLAVIGER_TEST_KRYOPTIC
     cargo clippy --locked --all-targets --manifest-path tests/interop/Cargo.toml -- -D warnings
+    wait "$peers"
     cargo test --locked --manifest-path tests/interop/Cargo.toml
 }

@@ -179,7 +179,7 @@ mod tests {
                 Effect::Send(message) => answers.push(message.type_),
                 Effect::Deliver => is_delivered = true,
                 Effect::Put { kind, key, value, .. } => drop(records.0.lock().unwrap().insert((kind, key), value)),
-                Effect::KeepSender => {}
+                Effect::KeepSender | Effect::Event { .. } => {}
                 Effect::Delete { kind, key } => drop(records.0.lock().unwrap().remove(&(kind, key))),
             }
         }

@@ -57,7 +57,8 @@
 //! | `http` | | `net`: HTTPS for `did:web` and `did:webvh`; limits time and size, refuses private addresses | |
 //! | `keeper` | | `secrets::keeper`: the tokens in their own process; `process`: hardening | Linux for the sandbox |
 //! | `agent` | | `agent`: the daemon as a library, with SQLite, HTTP and WebSocket; implies `http` and `keeper` | |
-//! | `cli` | | the program `claviger`; implies `agent` and `pkcs11` | |
+//! | `exact-numbers` | | numbers in messages keep all their digits; changes `serde_json` in your whole program | |
+//! | `cli` | | the program `claviger`; implies `agent`, `pkcs11` and `exact-numbers` | |
 //! | `otel` | | OpenTelemetry spans of the daemon; implies `cli` | |
 //!
 //! Without default features the crate is the DIDComm, JOSE and DID layers over the trait [`Secrets`].
@@ -86,6 +87,7 @@ pub mod agent;
 pub mod crypto;
 pub mod did;
 pub mod didcomm;
+mod encoding;
 pub mod jose;
 mod json;
 pub mod keys;

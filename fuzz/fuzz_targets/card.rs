@@ -86,6 +86,10 @@ impl Transport for Card {
         work(self);
         Ok(())
     }
+
+    fn check_inserted(&self) -> Result<(), TransportError> {
+        Ok(())
+    }
 }
 
 impl Readers for Card {

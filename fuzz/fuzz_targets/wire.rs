@@ -34,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
     let received = converse(&keeper, bytes.to_vec());
     assert!(received.first().is_none_or(|first| [WELCOME, REFUSED].contains(first)), "another frame before a welcome");
     // The agent first, since a custodian may delete the key.
-    for (hello, role) in [([2, 0], Role::Agent), ([2, 1], Role::Custodian)] {
+    for (hello, role) in [([3, 0], Role::Agent), ([3, 1], Role::Custodian)] {
         // Each part of the input is a frame, with its length in the byte before it.
         let (mut frames, mut rest) = (frame(&hello), bytes);
         while let Some((length, content)) = rest.split_first() {

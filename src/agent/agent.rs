@@ -1,33 +1,41 @@
 //! The agent, and the requests that an application makes to it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use serde::Serialize;
 use tokio::sync::{broadcast, watch};
 
 use super::{
+    blocked_peers::BlockedPeers,
     clock::{Millis, now},
     error::AgentError,
-    event::Event,
+    event::{Event, EventKind},
     inbox::Inbox,
     invitations::{AcceptedInvitation, InvitationOptions, Invitations},
     known_peers::KnownPeers,
+    label::Label,
     mediation::Mediation,
-    metrics::{Metrics, TokenStates},
+    metrics::Metrics,
     options::AgentOptions,
     outbox::Outbox,
     own_dids::{OwnDids, OwnDocuments},
     protocol::{connections::Connection, issued_invitation::IssuedInvitation, out_of_band::Invitation},
+    repeatable::Repeatable,
     return_routes::ReturnRoutes,
-    rotation::own::{OwnRotations, RotationOutcome},
+    rotation::own::{OwnRotation, OwnRotations, RotationOutcome},
     sealed_store::{DeliveryContent, SealedStore},
     server::ServerOptions,
-    store::{Delivery, DeliveryQuery, OutboxEntry, Retention, Store, StoreError, ThreadEntry, Usage},
+    store::{Delivery, DeliveryQuery, Retention, Store, StoreError, Usage},
+    token_report::{OpeningWaits, ReadTokenStates, TokenReport},
 };
+use crate::did::{Relationship, Resolver};
 
 /// A DIDComm agent.
 pub struct Agent {
     pub(super) store: Arc<SealedStore>,
     pub(super) known_peers: Arc<KnownPeers>,
+    pub(super) blocked: Arc<BlockedPeers>,
+    pub(super) resolver: Arc<dyn Resolver>,
     pub(super) own_dids: Arc<OwnDids>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) outbox: Arc<Outbox>,
@@ -48,9 +56,6 @@ pub struct Agent {
 /// Reads the documents of our DIDs again, and has the keepers look for new keys in the tokens. The error is a message
 /// for people.
 pub type ReloadDocuments = Box<dyn Fn() -> Result<OwnDocuments, String> + Send + Sync>;
-
-/// Returns the current state of each token.
-pub type ReadTokenStates = Box<dyn Fn() -> TokenStates + Send + Sync>;
 
 /// How long a token may take to show the keys of a new DID.
 const NEW_KEYS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,28 +81,26 @@ impl Agent {
         self.store.content(delivery)
     }
 
+    /// At most `limit` messages for the application whose ids in the inbox begin with a text, acknowledged or not, in the order
+    /// of their ids.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    pub async fn deliveries_by_id(
+        &self,
+        beginning: &str,
+        limit: usize,
+    ) -> Result<Vec<(Delivery, Option<DeliveryContent>)>, StoreError> {
+        let deliveries = self.store.inner().deliveries_by_id(beginning, limit).await?;
+        deliveries.into_iter().map(|delivery| Ok((delivery.clone(), self.content(&delivery)?))).collect()
+    }
+
     /// Acknowledges messages: their content is deleted. Returns how many were not acknowledged before.
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
     pub async fn acknowledge(&self, ids: &[String]) -> Result<usize, StoreError> {
         self.store.inner().acknowledge(ids).await
-    }
-
-    /// The outbox entry with this id, as [`send`](Self::send) returned it. `None` if it is unknown or was deleted.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store fails.
-    pub async fn outbox_entry(&self, id: &str) -> Result<Option<OutboxEntry>, StoreError> {
-        self.store.inner().outbox_entry(id).await
-    }
-
-    /// At most `limit` messages of a thread that were delivered to the application or sent, oldest first.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store fails.
-    pub async fn thread(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError> {
-        self.store.inner().thread_entries(thread, limit).await
     }
 
     /// How much waits in the store, and the size of the store.
@@ -160,7 +163,37 @@ impl Agent {
         from_prior: &str,
         overlap: Millis,
     ) -> Result<RotationOutcome, AgentError> {
+        self.check_keys_shown(to)?;
         self.rotations.rotate(from, to, from_prior, overlap).await
+    }
+
+    /// The rotation of one of our DIDs. None if it has not rotated.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] while the store is sealed; another [`StoreError`] if the store fails.
+    pub async fn rotation_of(&self, did: &str) -> Result<Option<OwnRotation>, StoreError> {
+        Ok(self.store.get::<OwnRotation>(did).await?.map(|(rotation, _)| rotation))
+    }
+
+    /// Checks that the tokens have shown each key of a DID of ours. Without them, messages to the DID could not be read.
+    fn check_keys_shown(&self, did: &str) -> Result<(), AgentError> {
+        let refused = self.own_dids.refused().iter().find(|refused| refused.did == did).cloned();
+        let keys = refused.map(|refused| refused.keys.into_iter().map(|key| key.id).collect());
+        let missing: Vec<String> = keys.unwrap_or_else(|| self.missing_keys_of(did));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let tokens = self.tokens().into_iter().map(|token| token.name).collect();
+        Err(AgentError::KeysNotShown { did: did.to_owned(), keys: missing, tokens })
+    }
+
+    /// The ids of the keys in the document of a DID of ours that no token has shown.
+    fn missing_keys_of(&self, did: &str) -> Vec<String> {
+        let Some(document) = self.own_dids.document(did) else { return Vec::new() };
+        let uses = [Relationship::KeyAgreement, Relationship::Authentication];
+        let methods = uses.into_iter().flat_map(|usage| document.methods(usage));
+        let keys: Vec<&str> = methods.map(|method| method.id.as_str()).collect();
+        self.own_dids.missing_keys().into_iter().filter(|missing| keys.contains(&missing.as_str())).collect()
     }
 
     /// Gives up a DID of ours that has rotated and whose overlap is over. Afterwards the DID's keys may be deleted.
@@ -172,21 +205,24 @@ impl Agent {
         self.rotations.give_up(did).await
     }
 
-    /// Ends the relationship of one of our DIDs with a peer, and tells the peer.
+    /// Issues an invitation. A request with an `id` of the caller can be repeated: it issues one invitation, and gets the
+    /// same one each time.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if there is no such relationship, or `from_prior` does not prove its end;
-    /// [`AgentError::Store`] if the store fails.
-    pub async fn end_relationship(&self, own_did: &str, peer_did: &str, from_prior: &str) -> Result<(), AgentError> {
-        self.rotations.end_relationship(own_did, peer_did, from_prior).await
-    }
-
-    /// Issues an invitation.
-    ///
-    /// # Errors
-    /// [`AgentError::Invalid`] if `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
-    pub async fn issue_invitation(&self, options: InvitationOptions) -> Result<IssuedInvitation, AgentError> {
-        self.invitations.issue(options).await
+    /// [`AgentError::Invalid`] if `from` is not one of our DIDs, the id is malformed, or the invitation of a repeated request
+    /// was revoked; [`AgentError::IdTaken`] if another invitation was issued under the id; [`AgentError::Store`] if the store
+    /// fails.
+    pub async fn issue_invitation(
+        &self,
+        options: InvitationOptions,
+        id: Option<&str>,
+    ) -> Result<IssuedInvitation, AgentError> {
+        let request = self.repeatable("invite", id, &options)?;
+        let from = match &options.from {
+            Some(from) => from.clone(),
+            None => self.newest_own_did().await?,
+        };
+        self.invitations.issue(from, options, request.as_ref()).await
     }
 
     /// At most `limit` issued invitations with keys after `after`, each with its key.
@@ -210,19 +246,39 @@ impl Agent {
         self.invitations.revoke(id).await
     }
 
-    /// Accepts an invitation, given as a URL or as JSON. `label` is our name for the peer.
+    /// Accepts an invitation, given as a URL or as JSON. `label` is our name for the peer. A request with an `id` of the caller
+    /// can be repeated: it accepts once, sends one ping, and gets the same answer each time.
     ///
     /// # Errors
     /// [`AgentError::Invalid`] if `invitation` contains no invitation or the invitation cannot be fetched, has expired
     /// or is our own, if the inviter's DID cannot be resolved, or if `from` is not one of our DIDs;
-    /// [`AgentError::Store`] if the store fails.
+    /// [`AgentError::ConnectionEnded`] if the connection with the inviter has ended; [`AgentError::Blocked`] if the inviter
+    /// is blocked; [`AgentError::LabelTaken`] if another peer has the label; [`AgentError::Store`] if the store fails.
     pub async fn accept_invitation(
         &self,
         invitation: &str,
-        from: &str,
-        label: Option<String>,
+        from: Option<&str>,
+        label: Option<&Label>,
+        id: Option<&str>,
     ) -> Result<AcceptedInvitation, AgentError> {
-        self.invitations.accept(invitation, from, label).await
+        let request = self.repeatable("accept", id, &(invitation, from, label.map(Label::as_str)))?;
+        let from = match from {
+            Some(from) => from.to_owned(),
+            None => self.newest_own_did().await?,
+        };
+        self.invitations.accept(invitation, &from, label, request.as_ref()).await
+    }
+
+    /// Returns a request that can be repeated, if it has an id.
+    fn repeatable<'a>(
+        &'a self,
+        operation: &str,
+        id: Option<&'a str>,
+        request: &impl Serialize,
+    ) -> Result<Option<Repeatable<'a>>, AgentError> {
+        // As long as the outbox has an entry of a message that the request has sent.
+        let lifetime = self.options.outbox.message_lifetime.saturating_add(self.retention.borrow().history);
+        id.map(|id| Repeatable::new(&self.store, operation, id, request, lifetime)).transpose()
     }
 
     /// At most `limit` connections with keys after `after`, each with its key. The proofs of our own rotations are left
@@ -232,8 +288,7 @@ impl Agent {
     /// [`StoreError`] if the store fails.
     pub async fn connections(&self, after: &str, limit: usize) -> Result<Vec<(String, Connection)>, StoreError> {
         let found = self.store.list::<Connection>(after, limit).await?;
-        let shown = |it| Connection { from_prior: None, long_form_kept: false, known_since: None, ..it };
-        Ok(found.into_iter().map(|(key, it)| (key, shown(it))).collect())
+        Ok(found.into_iter().map(|(key, connection)| (key, connection.without_proofs())).collect())
     }
 
     /// The mediators of this agent.
@@ -261,6 +316,31 @@ impl Agent {
         self.inbox.can_open_messages()
     }
 
+    /// The kinds of events that are recorded.
+    pub fn recorded_events(&self) -> BTreeSet<EventKind> {
+        EventKind::ALL.into_iter().filter(|kind| self.store.recorded_events().contains(*kind)).collect()
+    }
+
+    /// Replaces the kinds of events that are recorded. Those that were recorded stay.
+    pub fn record_events(&self, kinds: impl IntoIterator<Item = EventKind>) {
+        self.store.recorded_events().set(kinds);
+    }
+
+    /// The state of each configured token, in configured order.
+    pub fn tokens(&self) -> Vec<TokenReport> {
+        self.read_token_states.as_ref().map(|read| read()).unwrap_or_default()
+    }
+
+    /// What received messages wait for; none if they are opened ([`is_token_ready`](Self::is_token_ready)).
+    pub fn opening_waits(&self) -> Option<OpeningWaits> {
+        match () {
+            () if self.is_token_ready() => None,
+            () if self.own_dids.dids().is_empty() => Some(OpeningWaits::ForDid),
+            () if self.own_dids.ready_agreement_keys().is_empty() => Some(OpeningWaits::ForToken),
+            () => Some(OpeningWaits::ForStore),
+        }
+    }
+
     /// The size of the largest accepted message, in bytes.
     pub fn max_message_bytes(&self) -> usize {
         self.options.inbox.limits.bytes
@@ -277,7 +357,7 @@ impl Agent {
     /// [`StoreError`] if the store fails.
     pub async fn metrics(&self) -> Result<String, StoreError> {
         self.metrics.set_paused_servers(self.outbox.paused_servers());
-        let tokens = self.read_token_states.as_ref().map(|read| read()).unwrap_or_default();
+        let tokens = self.tokens();
         let refused_dids = self.own_dids.refused().len();
         Ok(self.metrics.render(&self.usage().await?, &tokens, refused_dids, now()))
     }

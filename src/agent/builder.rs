@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    agent::{Agent, ReadTokenStates, ReloadDocuments},
+    agent::{Agent, ReloadDocuments},
+    blocked_peers::BlockedPeers,
     event::Event,
     inbox::{Inbox, InboxParts},
     instrumented_secrets::InstrumentedSecrets,
@@ -22,6 +23,7 @@ use super::{
     rotation::own::OwnRotations,
     sealed_store::{CommitListener, SealedStore},
     store::{Change, Store},
+    token_report::ReadTokenStates,
 };
 use crate::{
     did::Resolver,
@@ -123,7 +125,8 @@ impl AgentBuilder {
     /// If the identifier of a protocol is invalid.
     pub fn build(self) -> Result<Arc<Agent>, InvalidPiuri> {
         let Self { http, options, .. } = self;
-        let mut protocols = protocol::built_in(&options.disclosure, &options.inbox.problems);
+        let mut protocols =
+            protocol::built_in(&options.disclosure, &options.inbox.problems, options.inbox.accept_anonymous);
         protocols.extend(self.protocols);
         let registry = Arc::new(Registry::new(protocols)?);
         let metrics = Arc::new(Metrics::new(registry.clone()));
@@ -131,8 +134,10 @@ impl AgentBuilder {
         let (events, _) = broadcast::channel(EVENT_BUFFER);
         let wakeups = Arc::<PeerWakeups>::default();
         let store = Arc::new(SealedStore::new(self.store, commit_listener(wakeups.clone(), events.clone())));
+        store.recorded_events().set(options.recorded_events.iter().copied());
         let resolver: Arc<dyn Resolver> = Arc::new(PeerDocuments { resolver: self.resolver, store: store.clone() });
         let known_peers = Arc::new(KnownPeers::new(store.clone()));
+        let blocked = Arc::new(BlockedPeers::new(store.clone()));
         let own_dids = Arc::new(OwnDids::new(secrets, self.documents));
         let routes = Arc::new(ReturnRoutes::default());
         let features = Features {
@@ -147,6 +152,8 @@ impl AgentBuilder {
             resolver: resolver.clone(),
             registry,
             metrics: metrics.clone(),
+            blocked: blocked.clone(),
+            known_peers: known_peers.clone(),
             features,
             options: options.inbox.clone(),
         }));
@@ -158,6 +165,7 @@ impl AgentBuilder {
             routes: routes.clone(),
             transports: self.transports,
             metrics: metrics.clone(),
+            blocked: blocked.clone(),
             wakeups,
             inbox: inbox.clone(),
             options: options.outbox.clone(),
@@ -178,6 +186,7 @@ impl AgentBuilder {
             known_peers: known_peers.clone(),
             own_dids: own_dids.clone(),
             resolver: resolver.clone(),
+            blocked: blocked.clone(),
             http,
             public_url: options.server.public_url.clone(),
             message_lifetime,
@@ -186,11 +195,19 @@ impl AgentBuilder {
             let mediation = mediation.clone();
             Box::new(move || mediation.notify_changed())
         };
-        let rotations =
-            OwnRotations { store: store.clone(), own_dids: own_dids.clone(), resolver, message_lifetime, on_retired };
+        let rotations = OwnRotations {
+            store: store.clone(),
+            own_dids: own_dids.clone(),
+            resolver: resolver.clone(),
+            blocked: blocked.clone(),
+            message_lifetime,
+            on_retired,
+        };
         Ok(Arc::new(Agent {
             store,
             known_peers,
+            blocked,
+            resolver,
             own_dids,
             inbox,
             outbox,
@@ -210,15 +227,17 @@ impl AgentBuilder {
 }
 
 /// Returns the function that is called after each commit. The function wakes the outbox for new messages, and sends
-/// subscribers an event for each delivery.
+/// subscribers an event for each delivery, and each event that was recorded.
 fn commit_listener(wakeups: Arc<PeerWakeups>, events: broadcast::Sender<Event>) -> CommitListener {
     Box::new(move |changes| {
         wakeups.wake_for(changes);
         for change in changes {
-            if let Change::Deliver(delivery) = change {
-                // Sending fails if there is no subscriber.
-                let _ = events.send(Event::Delivered { id: delivery.id.clone() });
-            }
+            // Sending fails if there is no subscriber.
+            let _ = match change {
+                Change::Deliver(delivery) => events.send(Event::Delivered { id: delivery.id.clone() }),
+                Change::Event(_) => events.send(Event::Recorded),
+                _ => continue,
+            };
         }
     })
 }

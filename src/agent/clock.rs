@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::secrets::Backoff;
+use crate::{didcomm::MAX_CLOCK_SKEW_SECONDS, secrets::Backoff};
 
 /// A time in milliseconds since 1970, UTC, by the system's clock; or a duration in milliseconds.
 pub type Millis = i64;
 
 /// How far a peer's clock may differ from ours, in milliseconds: five minutes.
-pub const MAX_CLOCK_SKEW: Millis = 5 * 60 * 1000;
+pub const MAX_CLOCK_SKEW: Millis = MAX_CLOCK_SKEW_SECONDS as Millis * 1000;
 
 /// The current time in milliseconds since 1970, UTC.
 pub fn now() -> Millis {

@@ -45,6 +45,10 @@ impl Secrets for InstrumentedSecrets {
         self.secrets.keys()
     }
 
+    fn look_for(&self, key: &PublicKey) {
+        self.secrets.look_for(key);
+    }
+
     async fn sign(&self, key: &PublicKey, what: &SignRequest<'_>, cx: &Context) -> Result<Signature, SecretsError> {
         self.record(what.into(), self.secrets.sign(key, what, cx)).await
     }

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
+    blocked_peers::BlockedPeers,
     canonical_did::canonical_did,
     clock::{Millis, now, seconds_to_millis},
     error::AgentError,
+    event::EventKind,
+    give_label::label_changes,
     known_peers::KnownPeers,
+    label::Label,
     outgoing_message::{OutgoingMessage, new_message},
     own_dids::OwnDids,
     protocol::{
@@ -17,6 +22,7 @@ use super::{
         out_of_band::{Invitation, MAX_LENGTH, ParsedInvitation},
         trust_ping::PING,
     },
+    repeatable::Repeatable,
     sealed_store::SealedStore,
     store::{
         error::StoreError,
@@ -25,14 +31,15 @@ use super::{
 };
 use crate::{
     did::Resolver,
+    didcomm::Message,
     net::{HttpClient, RequestLimits},
 };
 
 /// The content of a new invitation.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct InvitationOptions {
-    /// Our DID that invites.
-    pub from: String,
+    /// Our DID that invites. `None` means the newest.
+    pub from: Option<String>,
     /// The goal, for people.
     pub goal: Option<String>,
     /// The goal, for programs.
@@ -44,7 +51,7 @@ pub struct InvitationOptions {
 }
 
 /// An invitation that the agent has accepted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AcceptedInvitation {
     /// Our DID in the new connection.
     pub own_did: String,
@@ -67,6 +74,7 @@ pub(super) struct Invitations {
     pub store: Arc<SealedStore>,
     pub known_peers: Arc<KnownPeers>,
     pub own_dids: Arc<OwnDids>,
+    pub blocked: Arc<BlockedPeers>,
     pub resolver: Arc<dyn Resolver>,
     /// Fetches invitations from short URLs. Without it they are refused.
     pub http: Option<HttpClient>,
@@ -80,21 +88,49 @@ impl Invitations {
     /// Issues an invitation.
     ///
     /// # Errors
-    /// [`AgentError::Invalid`] if `from` is not one of our DIDs; [`AgentError::Store`] if the store fails.
-    pub async fn issue(&self, options: InvitationOptions) -> Result<IssuedInvitation, AgentError> {
-        if self.own_dids.document(&options.from).is_none() {
-            return Err(invalid(format!("{} is not one of our DIDs", options.from)));
+    /// [`AgentError::Invalid`] if `from` is not one of our DIDs, or the invitation of a repeated request was revoked;
+    /// [`AgentError::IdTaken`] if another invitation was issued under the id; [`AgentError::Store`] if the store fails.
+    pub async fn issue(
+        &self,
+        from: String,
+        options: InvitationOptions,
+        request: Option<&Repeatable<'_>>,
+    ) -> Result<IssuedInvitation, AgentError> {
+        if let Some(issued) = self.issued_before(request).await? {
+            return Ok(issued);
+        }
+        if self.own_dids.document(&from).is_none() {
+            return Err(invalid(format!("{from} is not one of our DIDs")));
         }
         let created = now();
-        let mut invitation = Invitation::new(options.from);
+        let mut invitation = Invitation::new(from);
         invitation.goal = options.goal;
         invitation.goal_code = options.goal_code;
         let expires = options.valid_for.map(|time| created.saturating_add(time));
         invitation.expires_time = expires.map(|time| time.unsigned_abs() / 1000);
         let issued = IssuedInvitation { invitation, created, expires, multi_use: options.multi_use, used_by: None };
-        match self.store.put(&IssuedInvitation::key(&issued.invitation.id), &issued, 0).await? {
-            true => Ok(issued),
-            false => Err(invalid("an invitation with this id exists already")),
+        let key = IssuedInvitation::key(&issued.invitation.id);
+        let mut changes = vec![self.store.put_change(&key, &issued, 0, None)?];
+        if let Some(request) = request {
+            changes.push(request.change(&key)?);
+        }
+        match self.store.commit_changes(changes).await? {
+            CommitOutcome::Committed => Ok(issued),
+            // The same request was made at the same time.
+            _ => match self.issued_before(request).await? {
+                Some(issued) => Ok(issued),
+                None => Err(invalid("an invitation with this id exists already")),
+            },
+        }
+    }
+
+    /// Returns the invitation that the same request has issued.
+    async fn issued_before(&self, request: Option<&Repeatable<'_>>) -> Result<Option<IssuedInvitation>, AgentError> {
+        let Some(request) = request else { return Ok(None) };
+        let Some(key) = request.answer::<String>().await? else { return Ok(None) };
+        match self.store.get::<IssuedInvitation>(&key).await? {
+            Some((issued, _)) => Ok(Some(issued)),
+            None => Err(invalid("the invitation of this request was revoked")),
         }
     }
 
@@ -106,14 +142,13 @@ impl Invitations {
         self.store.list(after, limit).await
     }
 
-    /// Returns the issued invitation with this id, if it has not expired.
+    /// Returns the issued invitation with this id, also if it was used or has expired.
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
     pub async fn find(&self, id: &str) -> Result<Option<IssuedInvitation>, StoreError> {
         let issued = self.store.get::<IssuedInvitation>(&IssuedInvitation::key(id)).await?;
-        let issued = issued.map(|(issued, _)| issued);
-        Ok(issued.filter(|issued| issued.expires.is_none_or(|expires| expires > now())))
+        Ok(issued.map(|(issued, _)| issued))
     }
 
     /// Revokes an issued invitation. An unknown id is no error.
@@ -122,14 +157,6 @@ impl Invitations {
     /// [`StoreError`] if the store fails.
     pub async fn revoke(&self, id: &str) -> Result<(), StoreError> {
         self.store.delete::<IssuedInvitation>(&IssuedInvitation::key(id)).await
-    }
-
-    /// Returns the URL that contains the issued invitation with this id, if the invitation has not expired.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store fails.
-    pub async fn long_url(&self, id: &str) -> Result<Option<String>, StoreError> {
-        Ok(self.find(id).await?.map(|issued| self.urls(&issued.invitation).0))
     }
 
     /// Returns the URL that contains an invitation, and the short URL to fetch the invitation from, if there is a
@@ -145,14 +172,21 @@ impl Invitations {
     ///
     /// # Errors
     /// [`AgentError::Invalid`] if `text` contains no invitation or the invitation cannot be fetched, has expired or is
-    /// our own, if the inviter's DID cannot be resolved, or if `from` is not one of our DIDs; [`AgentError::Store`] if
-    /// the store fails.
+    /// our own, if the inviter's DID cannot be resolved, or if `from` is not one of our DIDs;
+    /// [`AgentError::ConnectionEnded`] if the connection with the inviter has ended; [`AgentError::Blocked`] if the inviter
+    /// is blocked; [`AgentError::LabelTaken`] if another peer has the label; [`AgentError::Store`] if the store fails.
     pub async fn accept(
         &self,
         text: &str,
         from: &str,
-        label: Option<String>,
+        label: Option<&Label>,
+        request: Option<&Repeatable<'_>>,
     ) -> Result<AcceptedInvitation, AgentError> {
+        if let Some(request) = request
+            && let Some(accepted) = request.answer().await?
+        {
+            return Ok(accepted);
+        }
         let invitation = match Invitation::parse(text).map_err(|error| invalid(error.to_string()))? {
             ParsedInvitation::Invitation(invitation) => *invitation,
             ParsedInvitation::Url(url) => self.fetch(&url).await?,
@@ -167,27 +201,51 @@ impl Invitations {
         if self.own_dids.document(&invitation.from).is_some() {
             return Err(invalid("the invitation is our own"));
         }
+        if self.blocked.contains(&invitation.from) {
+            return Err(AgentError::Blocked(invitation.from));
+        }
         self.resolver.resolve(&invitation.from).await.map_err(|error| invalid(error.to_string()))?;
-        let peer_did = canonical_did(&invitation.from).to_owned();
+        let peer_did = canonical_did(&invitation.from).into_owned();
         let key = Connection::key(&own_did, &peer_did);
         let existing = self.store.get::<Connection>(&key).await?;
-        let (mut connection, revision) = existing.unwrap_or_else(|| (Connection::new(&own_did, &peer_did, now()), 0));
-        connection.label = label.or(connection.label);
-        connection.become_known(now());
+        let begin = || (Connection::begun_by_us(&own_did, &peer_did, now()), 0);
+        let (mut connection, revision) = existing.unwrap_or_else(begin);
+        // A ping would not be sent.
+        connection.check_open()?;
+        let is_made = connection.become_known(now());
         let mut changes = vec![Change::Keep(peer_did.clone())];
+        if let Some(label) = label {
+            changes.extend(label_changes(&self.store, &peer_did, Some(label), Some(&key)).await?);
+            connection.label = Some(label.as_str().to_owned());
+        }
+        if is_made {
+            changes.extend(self.store.recorded_events().change(EventKind::ConnectionMade, || connection.made_data()));
+        }
         changes.extend(self.known_peers.keep_long_form(&invitation.from).await?);
-        connection.long_form_kept |= invitation.from != peer_did;
+        connection.long_form_kept |= invitation.from.len() != peer_did.len();
         changes.push(self.store.put_change(&key, &connection, revision, None)?);
         let ping = new_message(PING, json!({ "response_requested": true }))
             .from(&own_did)
             .to(&peer_did)
             .pthid(&invitation.id)
             .finalize();
-        let (ping, send) = self.store.send_change(&OutgoingMessage::new(ping), self.message_lifetime)?;
-        changes.push(send);
-        match self.store.commit_changes(changes).await? {
-            CommitOutcome::Committed => Ok(AcceptedInvitation { own_did, peer_did, invitation, ping }),
-            _ => Err(AgentError::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
+        let (id, ping) = (Message::new_id(), OutgoingMessage::new(ping));
+        changes.push(self.store.send_change_as(&id, &ping, self.message_lifetime, true)?);
+        let accepted = AcceptedInvitation { own_did, peer_did, invitation, ping: id };
+        if let Some(request) = request {
+            changes.push(request.change(&accepted)?);
+        }
+        if self.store.commit_changes(changes).await? == CommitOutcome::Committed {
+            return Ok(accepted);
+        }
+        // The same request may have been made at the same time.
+        let before = match request {
+            Some(request) => request.answer().await?,
+            None => None,
+        };
+        match before {
+            Some(accepted) => Ok(accepted),
+            None => Err(AgentError::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
         }
     }
 

@@ -4,7 +4,7 @@
 //! speaks that protocol, and `other` otherwise.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use prometheus_client::{
 use super::{
     protocol::Registry,
     store::{Millis, Usage},
+    token_report::{TokenReport, state_name},
 };
 use crate::secrets::KeyState;
 
@@ -30,9 +31,12 @@ pub struct Metrics {
     operations: Family<TokenOperation, Counter>,
     durations: Family<OperationKind, Histogram, fn() -> Histogram>,
     token_states: Family<TokenState, Gauge>,
+    token_since: Family<TokenName, Gauge<f64, AtomicU64>>,
+    token_problems: Family<TokenProblemLabel, Gauge>,
     refused_dids: Gauge,
     post_answers: Family<Status, Counter>,
     rejected_connections: Counter,
+    rejected_api_connections: Counter,
     websockets: Gauge,
     dropped_replies: Counter,
     paused_servers: Gauge,
@@ -41,10 +45,25 @@ pub struct Metrics {
     unread_bytes: Gauge,
     of_strangers: Family<OfStrangers, Gauge>,
     store_bytes: Gauge,
+    webhook_letters: Family<WebhookOutcome, Counter>,
+    dead_letters: Family<WebhookName, Gauge>,
+    webhook_paused: Family<WebhookName, Gauge>,
+    /// Held while the metrics are rendered: for Prometheus, or for the application.
+    rendering: Mutex<()>,
 }
 
-/// The tokens by name, with the state of each.
-pub type TokenStates = Vec<(String, KeyState)>;
+/// The labels of an attempt to post a letter: the webhook's name in the configuration, and the result.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WebhookOutcome {
+    webhook: String,
+    result: &'static str,
+}
+
+/// The label of what is reported of a webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WebhookName {
+    webhook: String,
+}
 
 /// The label of a received message: accepted, or why it was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,11 +91,24 @@ struct OperationKind {
     kind: &'static str,
 }
 
-/// The labels of a token's state: the token's name, and one of [`STATES`].
+/// The labels of a token's state: the token's name, and the name of one of [`STATES`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TokenState {
     token: String,
     state: &'static str,
+}
+
+/// The label of what is reported of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenName {
+    token: String,
+}
+
+/// The labels of why a token cannot be used: the token's name, and one of the codes of the command line.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TokenProblemLabel {
+    token: String,
+    code: &'static str,
 }
 
 /// The label of a response to a POST: the HTTP status.
@@ -103,9 +135,10 @@ pub(super) const UNOPENED: &str = "unopened";
 const OTHER: &str = "other";
 /// The histogram's buckets in seconds. They range from the speed of SoftHSM to a person's touch of a YubiKey.
 const BUCKETS: [f64; 13] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0];
-/// The states of a token, each with its label.
-const STATES: [(KeyState, &str); 3] =
-    [(KeyState::Ready, "ready"), (KeyState::Away, "away"), (KeyState::Locked, "locked")];
+/// The results of an attempt to post a letter; and `dead`, that a letter was set aside.
+const WEBHOOK_RESULTS: [&str; 5] = ["accepted", "away", "refused", "gone", "dead"];
+/// The states of a token.
+const STATES: [KeyState; 3] = [KeyState::Ready, KeyState::Away, KeyState::Locked];
 
 impl Metrics {
     /// Metrics at zero, for an agent that speaks these protocols.
@@ -120,9 +153,12 @@ impl Metrics {
             operations: Family::default(),
             durations: Family::new_with_constructor(histogram),
             token_states: Family::default(),
+            token_since: Family::default(),
+            token_problems: Family::default(),
             refused_dids: Gauge::default(),
             post_answers: Family::default(),
             rejected_connections: Counter::default(),
+            rejected_api_connections: Counter::default(),
             websockets: Gauge::default(),
             dropped_replies: Counter::default(),
             paused_servers: Gauge::default(),
@@ -131,6 +167,10 @@ impl Metrics {
             unread_bytes: Gauge::default(),
             of_strangers: Family::default(),
             store_bytes: Gauge::default(),
+            webhook_letters: Family::default(),
+            dead_letters: Family::default(),
+            webhook_paused: Family::default(),
+            rendering: Mutex::default(),
         };
         metrics.register();
         metrics
@@ -152,6 +192,10 @@ impl Metrics {
             self.durations.clone(),
         );
         registry.register("token_state", "1 for the current state of a token, else 0", self.token_states.clone());
+        let since = "Since when a token is in its state, in seconds since 1970";
+        registry.register("token_since_seconds", since, self.token_since.clone());
+        let problems = self.token_problems.clone();
+        registry.register("token_problem", "1 for the reason why a token cannot be used", problems);
         let refused = self.refused_dids.clone();
         registry.register(
             "refused_dids",
@@ -161,6 +205,8 @@ impl Metrics {
         registry.register("http_answers", "Responses to POSTed messages, by HTTP status", self.post_answers.clone());
         let rejected = self.rejected_connections.clone();
         registry.register("connections_turned_away", "Connections rejected by a connection limit", rejected);
+        let rejected = self.rejected_api_connections.clone();
+        registry.register("api_connections_turned_away", "Connections of other machines rejected by the API", rejected);
         registry.register("websockets", "Open WebSockets", self.websockets.clone());
         let dropped = self.dropped_replies.clone();
         registry.register("replies_dropped", "Messages whose replies were dropped by a limit", dropped);
@@ -176,6 +222,10 @@ impl Metrics {
         let of_strangers = self.of_strangers.clone();
         registry.register("of_strangers", "What all strangers have left in the store", of_strangers);
         registry.register("store_bytes", "Size of the store's files", self.store_bytes.clone());
+        let letters = self.webhook_letters.clone();
+        registry.register("webhook_letters", "Attempts to post a letter to a webhook, by result", letters);
+        registry.register("dead_letters", "Dead letters, by webhook", self.dead_letters.clone());
+        registry.register("webhook_paused", "1 for a webhook that is paused, else 0", self.webhook_paused.clone());
     }
 
     /// Records that a message was received: accepted, or refused for this reason.
@@ -209,6 +259,11 @@ impl Metrics {
         self.rejected_connections.inc();
     }
 
+    /// Records that the API has rejected a connection of another machine.
+    pub(super) fn api_connection_rejected(&self) {
+        self.rejected_api_connections.inc();
+    }
+
     /// Adds `difference` to the number of open WebSockets.
     pub(super) fn websockets_changed(&self, difference: i64) {
         self.websockets.inc_by(difference);
@@ -224,6 +279,34 @@ impl Metrics {
         self.paused_servers.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// Records the result of an attempt to post a letter, or that a letter was set aside.
+    pub(super) fn webhook_answered(&self, webhook: &str, result: &'static str) {
+        self.webhook_letters.get_or_create(&WebhookOutcome { webhook: webhook.to_owned(), result }).inc();
+    }
+
+    /// Sets the number of dead letters of a webhook.
+    pub(super) fn set_dead_letters(&self, webhook: &str, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.dead_letters.get_or_create(&WebhookName { webhook: webhook.to_owned() }).set(count);
+    }
+
+    /// Sets which webhooks there are. None of them is paused. Their series begin with 0, so that each change is seen.
+    pub(super) fn set_webhooks<'a>(&self, webhooks: impl Iterator<Item = &'a str>) {
+        self.webhook_paused.clear();
+        for webhook in webhooks {
+            self.set_webhook_paused(webhook, false);
+            drop(self.dead_letters.get_or_create(&WebhookName { webhook: webhook.to_owned() }));
+            for result in WEBHOOK_RESULTS {
+                drop(self.webhook_letters.get_or_create(&WebhookOutcome { webhook: webhook.to_owned(), result }));
+            }
+        }
+    }
+
+    /// Sets whether a webhook is paused.
+    pub(super) fn set_webhook_paused(&self, webhook: &str, is_paused: bool) {
+        self.webhook_paused.get_or_create(&WebhookName { webhook: webhook.to_owned() }).set(i64::from(is_paused));
+    }
+
     fn protocol(&self, kind: &str) -> String {
         match self.protocols.find(kind) {
             _ if kind == UNOPENED => kind.to_owned(),
@@ -234,12 +317,21 @@ impl Metrics {
 
     /// All metrics in the text format of OpenMetrics 1.0. `usage`, `tokens` and `refused_dids` are the state of the store, of the
     /// tokens and of our DIDs at `now`, in milliseconds since 1970.
-    pub(super) fn render(&self, usage: &Usage, tokens: &TokenStates, refused_dids: usize, now: Millis) -> String {
+    pub(super) fn render(&self, usage: &Usage, tokens: &[TokenReport], refused_dids: usize, now: Millis) -> String {
         self.refused_dids.set(i64::try_from(refused_dids).unwrap_or(i64::MAX));
-        for (token, current) in tokens {
-            for (state, name) in STATES {
-                let label = TokenState { token: token.clone(), state: name };
+        // A problem that is past must not be reported beside the present one. A rendering at the same time would miss one.
+        let _rendering = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        self.token_problems.clear();
+        for TokenReport { name, state: current, since, problem } in tokens {
+            for state in STATES {
+                let label = TokenState { token: name.clone(), state: state_name(state) };
                 self.token_states.get_or_create(&label).set(i64::from(state == *current));
+            }
+            let label = TokenName { token: name.clone() };
+            self.token_since.get_or_create(&label).set(*since as f64 / 1000.0);
+            if let Some(problem) = problem {
+                let label = TokenProblemLabel { token: name.clone(), code: problem.code };
+                self.token_problems.get_or_create(&label).set(1);
             }
         }
         let queues = [
@@ -279,7 +371,7 @@ mod tests {
     /// Message types that a stranger invents do not become labels.
     #[test]
     fn unknown_message_types_share_one_label() {
-        let registry = Registry::new(built_in(&Default::default(), &Default::default())).unwrap();
+        let registry = Registry::new(built_in(&Default::default(), &Default::default(), false)).unwrap();
         let metrics = Metrics::new(Arc::new(registry));
         let kinds = ["https://didcomm.org/trust-ping/2.0/ping", "https://didcomm.org/TrustPing/2.7/ping", UNOPENED];
         for kind in kinds {

@@ -1,7 +1,9 @@
 //! The options of an agent.
 
+use std::collections::BTreeSet;
+
 use super::{
-    inbox::InboxOptions, mediation::MediationOptions, outbox::OutboxOptions,
+    event::EventKind, inbox::InboxOptions, mediation::MediationOptions, outbox::OutboxOptions,
     protocol::discover_features::DisclosurePolicy, server::ServerOptions, store::Retention,
 };
 
@@ -18,6 +20,8 @@ pub struct AgentOptions {
     pub server: ServerOptions,
     /// How long data stays in the store.
     pub retention: Retention,
+    /// The kinds of events that are recorded. Default: all but [`EventKind::MessageSent`], which costs a row for each message.
+    pub recorded_events: BTreeSet<EventKind>,
     /// The goal codes that discover-features discloses.
     pub goal_codes: Vec<String>,
     /// The features that discover-features discloses, and the peers that get them.
@@ -35,6 +39,7 @@ impl Default for AgentOptions {
             mediation: MediationOptions::default(),
             server: ServerOptions::default(),
             retention: Retention::default(),
+            recorded_events: EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::MessageSent).collect(),
             goal_codes: Vec::new(),
             disclosure: DisclosurePolicy::default(),
             max_page_bytes: 4 * 1024 * 1024,

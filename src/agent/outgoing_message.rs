@@ -17,12 +17,19 @@ pub struct OutgoingMessage {
     /// Whether to hide the sender from mediators.
     #[serde(default, skip_serializing_if = "is_false")]
     pub protect_sender: bool,
+    /// Whether a message without `from` has no sender. Otherwise [`Agent::send`](super::Agent::send) chooses our DID.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub anonymous: bool,
+    /// Whether the message may wait for a peer that has neither an endpoint nor a connection with us: until it connects, and
+    /// asks for its messages (`return_route`). This is no content of the message.
+    #[serde(skip)]
+    pub hold: bool,
 }
 
 impl OutgoingMessage {
     /// Makes an outgoing message that is not signed, and whose sender mediators can see.
     pub fn new(message: Message) -> Self {
-        Self { message, sign: false, protect_sender: false }
+        Self { message, sign: false, protect_sender: false, anonymous: false, hold: false }
     }
 }
 

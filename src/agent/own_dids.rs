@@ -120,7 +120,13 @@ impl OwnDids {
     /// Returns the document of one of our DIDs, by any of its names.
     pub fn document(&self, did: &str) -> Option<Document> {
         let documents = self.documents.borrow();
-        documents.find(did).filter(|document| self.is_own(&documents, document)).cloned()
+        self.find_own(&documents, did).cloned()
+    }
+
+    /// Returns one of our DIDs as its document names it, by any of its names. This costs less than its document.
+    pub fn find_did(&self, did: &str) -> Option<String> {
+        let documents = self.documents.borrow();
+        self.find_own(&documents, did).map(|document| document.id().to_owned())
     }
 
     /// Returns the document of our did:web, or the log of our did:webvh, that is published at this path for this `Host`.
@@ -140,6 +146,16 @@ impl OwnDids {
         }
         let key = document.method(kid, Relationship::KeyAgreement)?.key.clone().ok()?;
         Some((document.id().to_owned(), key))
+    }
+
+    /// Has the tokens searched for the key agreement key of our documents that a recipient's `kid` names, if no token has
+    /// shown the key.
+    pub fn look_for(&self, kid: &str) {
+        let documents = self.documents.borrow();
+        let Some(document) = did_of(kid).and_then(|did| documents.find(did)) else { return };
+        if let Some(Ok(key)) = document.method(kid, Relationship::KeyAgreement).map(|method| method.key.as_ref()) {
+            self.secrets.look_for(key);
+        }
     }
 
     /// Whether a DID may be ours later: there is a candidate document, and no token has shown one of its keys yet; or its
@@ -241,6 +257,10 @@ impl OwnDids {
         documents.find(did).map(|document| document.own_keys(&documents.all)).unwrap_or_default()
     }
 
+    fn find_own<'a>(&self, documents: &'a Documents, did: &str) -> Option<&'a Document> {
+        documents.find(did).filter(|document| self.is_own(documents, document))
+    }
+
     /// Whether the DID is ours, and not refused.
     fn is_own(&self, documents: &Documents, document: &Document) -> bool {
         self.is_held(documents, document) && find(&self.refused.borrow(), document.id()).is_none()
@@ -272,7 +292,7 @@ impl Documents {
         let all: Vec<Document> = documents.created.into_iter().chain(documents.candidates).collect();
         let mut by_name = HashMap::new();
         for (position, document) in all.iter().enumerate() {
-            for name in [Some(document.id()), short_form(document.id())].into_iter().flatten() {
+            for name in [document.id(), &*canonical_did(document.id())] {
                 by_name.entry(name.to_owned()).or_insert(position);
             }
         }
@@ -281,7 +301,7 @@ impl Documents {
     }
 
     fn find(&self, did: &str) -> Option<&Document> {
-        let position = self.by_name.get(did).or_else(|| self.by_name.get(short_form(did)?))?;
+        let position = self.by_name.get(did).or_else(|| self.by_name.get(&*canonical_did(did)))?;
         self.all.get(*position)
     }
 

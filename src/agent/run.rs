@@ -11,13 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::{
     agent::Agent,
     clock::now,
+    give_label::record_labels,
     server::{QrCodes, Server, ServerContext, SharedLimits},
 };
 
 /// The interval at which the agent tries to unlock a sealed store. It also tries whenever the state of a key changes.
 const UNLOCK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a token may take to get ready before a warning says that the store is sealed.
-const TOKEN_START_TIME: Duration = Duration::from_secs(10);
+const TOKEN_START_TIME: Duration = Duration::from_secs(30);
 /// The interval at which expired data is deleted, and how many rows one commit deletes.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 const CLEANUP_BATCH: usize = 1000;
@@ -27,8 +28,9 @@ impl Agent {
     /// finished. Cancels `shutdown` itself if it fails.
     ///
     /// # Errors
-    /// If a listening socket cannot be used, or a task panics.
+    /// If the store fails, a listening socket cannot be used, or a task panics.
     pub async fn run(self: &Arc<Self>, servers: Vec<Server>, shutdown: CancellationToken) -> io::Result<()> {
+        self.blocked.load().await.map_err(io::Error::other)?;
         let context = Arc::new(ServerContext {
             inbox: self.inbox.clone(),
             outbox: self.outbox.clone(),
@@ -49,6 +51,7 @@ impl Agent {
         let mut work = JoinSet::new();
         work.spawn(self.clone().unlock_store(shutdown.clone()));
         work.spawn(self.clone().delete_expired(shutdown.clone()));
+        work.spawn(self.clone().record_token_changes(shutdown.clone()));
         work.spawn(self.inbox.clone().work(shutdown.clone()));
         work.spawn(self.outbox.clone().work(shutdown.clone()));
         work.spawn(self.outbox.clone().expire(shutdown.clone()));
@@ -93,6 +96,9 @@ impl Agent {
             }
         }
         tracing::info!("store unlocked");
+        if let Err(error) = record_labels(&self.store).await {
+            tracing::warn!(%error, "labels of an older release not recorded: `claviger connections label` sets one again");
+        }
         // A token that appears later must be able to unlock the store too, in case the first token is lost.
         loop {
             tokio::select! {

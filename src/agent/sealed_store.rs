@@ -13,6 +13,7 @@ use super::{
     outgoing_message::OutgoingMessage,
     own_dids::OwnDids,
     protocol::{Effect, Received, RecordReader, RecordType},
+    recorded_events::RecordedEvents,
     store::{
         Store,
         error::StoreError,
@@ -33,7 +34,7 @@ const STORE_KEY: &str = "1";
 const MAX_ATTEMPTS: usize = 10;
 
 /// The function that is called after each successful commit with its deliveries and its messages to send, without their
-/// sealed content.
+/// sealed content, and its events.
 pub type CommitListener = Box<dyn Fn(&[Change]) + Send + Sync>;
 
 /// A store, and the key that its content is sealed under. A token unwraps the key.
@@ -41,6 +42,7 @@ pub struct SealedStore {
     inner: Arc<dyn Store>,
     key: watch::Sender<Option<StoreKey>>,
     on_commit: CommitListener,
+    recorded_events: RecordedEvents,
 }
 
 /// The content of a delivery.
@@ -62,7 +64,18 @@ struct ReceivedContent<'a> {
 impl SealedStore {
     /// Wraps a store. The result is sealed until [`SealedStore::unlock`].
     pub fn new(inner: Arc<dyn Store>, on_commit: CommitListener) -> Self {
-        Self { inner, key: watch::Sender::new(None), on_commit }
+        Self { inner, key: watch::Sender::new(None), on_commit, recorded_events: RecordedEvents::default() }
+    }
+
+    /// The kinds of events that are recorded: none at first.
+    pub fn recorded_events(&self) -> &RecordedEvents {
+        &self.recorded_events
+    }
+
+    /// A store with a key that no token has unwrapped.
+    #[cfg(test)]
+    pub fn with_new_key(inner: Arc<dyn Store>) -> Self {
+        Self { key: watch::Sender::new(Some(StoreKey::generate())), ..Self::new(inner, Box::new(|_| {})) }
     }
 
     /// Returns the underlying store, which holds ciphertext.
@@ -168,7 +181,7 @@ impl SealedStore {
         self.commit_changes(vec![put]).await.map_err(|error| error.to_string())
     }
 
-    /// Commits, and tells the listener about the deliveries and the messages to send, without their content.
+    /// Commits, and tells the listener about the deliveries and the messages to send, without their content, and the events.
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
@@ -179,6 +192,11 @@ impl SealedStore {
             (self.on_commit)(&changes);
         }
         Ok(outcome)
+    }
+
+    /// Tells the listener about changes that were made without [`SealedStore::commit`].
+    pub fn tell(&self, changes: &[Change]) {
+        (self.on_commit)(changes);
     }
 
     /// Commits changes that belong together.
@@ -200,49 +218,59 @@ impl SealedStore {
         effects: Vec<Effect>,
         message_lifetime: Millis,
     ) -> Result<Vec<Change>, StoreError> {
-        let changes = effects.into_iter().map(|effect| match effect {
-            Effect::Send(message) => {
-                self.send_change(&OutgoingMessage::new(*message), message_lifetime).map(|(_, change)| change)
-            }
-            Effect::Deliver => self.deliver_change(received),
-            Effect::Put { kind, key, value, revision, expires, about_sender } => {
-                let value = self.seal(&place(&kind, &key), &value)?;
-                let record = Record { kind, key, revision, value, expires };
-                Ok(if about_sender { Change::Remember(record) } else { Change::Put(record) })
-            }
-            Effect::KeepSender => Ok(Change::Keep(received.sender.clone().unwrap_or_default())),
-            Effect::Delete { kind, key } => Ok(Change::Delete { kind, key }),
-        });
-        changes.collect()
+        let mut changes = Vec::with_capacity(effects.len());
+        for effect in effects {
+            changes.push(match effect {
+                Effect::Send(message) => self.send_change(&OutgoingMessage::new(*message), message_lifetime)?,
+                Effect::Deliver => self.deliver_change(received)?,
+                Effect::Put { kind, key, value, revision, expires, about_sender } => {
+                    let value = self.seal(&place(&kind, &key), &value)?;
+                    let record = Record { kind, key, revision, value, expires };
+                    if about_sender { Change::Remember(record) } else { Change::Put(record) }
+                }
+                Effect::KeepSender => Change::Keep(received.sender.clone().unwrap_or_default()),
+                Effect::Delete { kind, key } => Change::Delete { kind, key },
+                Effect::Event { kind, data } => match self.recorded_events.change(kind, || data) {
+                    Some(event) => event,
+                    None => continue,
+                },
+            });
+        }
+        Ok(changes)
     }
 
-    /// Returns the message's outbox id, and the change that puts the message into the outbox. The agent tries to send
-    /// the message until `lifetime` milliseconds have passed, or until it expires.
+    /// Returns the change that puts an automatic message into the outbox. The agent tries to send the message until
+    /// `lifetime` milliseconds have passed, or until it expires.
     ///
     /// # Errors
     /// The errors of [`SealedStore::changes`].
-    pub fn send_change(&self, outgoing: &OutgoingMessage, lifetime: Millis) -> Result<(String, Change), StoreError> {
-        let id = Message::new_id();
-        let change = self.send_change_as(&id, outgoing, lifetime)?;
-        Ok((id, change))
+    pub fn send_change(&self, outgoing: &OutgoingMessage, lifetime: Millis) -> Result<Change, StoreError> {
+        self.send_change_as(&Message::new_id(), outgoing, lifetime, false)
     }
 
-    /// Like [`SealedStore::send_change`], with this outbox id.
+    /// Like [`SealedStore::send_change`], with this outbox id. `by_application` says whether the application knows the id, and
+    /// so wants to hear what becomes of the message.
     ///
     /// # Errors
     /// The errors of [`SealedStore::changes`].
-    pub fn send_change_as(&self, id: &str, outgoing: &OutgoingMessage, lifetime: Millis) -> Result<Change, StoreError> {
+    pub fn send_change_as(
+        &self,
+        id: &str,
+        outgoing: &OutgoingMessage,
+        lifetime: Millis,
+        by_application: bool,
+    ) -> Result<Change, StoreError> {
         let message = &outgoing.message;
         let created = now();
         let give_up_at = created.saturating_add(lifetime);
         let expires = message.expires_time.map_or(give_up_at, |seconds| seconds_to_millis(seconds).min(give_up_at));
-        let peer = message.to.as_ref().and_then(|to| to.first()).map_or("", |did| canonical_did(did));
+        let peer = message.to.as_ref().and_then(|to| to.first()).map(|did| canonical_did(did).into_owned());
         let entry = OutboxEntry {
             message: message.id.clone(),
             thread: message.thread().to_owned(),
             kind: message.type_.clone(),
             sender: message.from.clone().unwrap_or_default(),
-            peer: peer.to_owned(),
+            peer: peer.unwrap_or_default(),
             created,
             expires,
             state: SendState::Waiting,
@@ -250,6 +278,7 @@ impl SealedStore {
             time: created,
             problem: None,
             to_stranger: false,
+            by_application,
             sealed: Some(self.seal(&place("outgoing", id), outgoing)?),
             id: id.to_owned(),
         };
@@ -296,9 +325,33 @@ impl SealedStore {
     /// [`StoreError::Unavailable`] while the store is sealed; [`StoreError::Unusable`] if the record is damaged;
     /// another [`StoreError`] if the store fails.
     pub async fn get<T: RecordType>(&self, key: &str) -> Result<Option<(T, i64)>, StoreError> {
-        let Some((value, revision)) = self.read(T::KIND, key).await? else { return Ok(None) };
-        let damaged = |error| StoreError::Unusable(format!("contains a damaged {}: {error}", T::KIND));
-        serde_json::from_value(value).map(|value| Some((value, revision))).map_err(damaged)
+        self.open_record(T::KIND, key, self.inner.record(T::KIND, key).await?)
+    }
+
+    /// Returns a record of each of three types, as they are at one moment. This costs less than three calls of
+    /// [`SealedStore::get`].
+    ///
+    /// # Errors
+    /// The errors of [`SealedStore::get`].
+    pub async fn get_together<A: RecordType, B: RecordType, C: RecordType>(
+        &self,
+        [a, b, c]: [&str; 3],
+    ) -> Result<(Option<A>, Option<B>, Option<C>), StoreError> {
+        let mut records = self.inner.records_at(&[(A::KIND, a), (B::KIND, b), (C::KIND, c)]).await?.into_iter();
+        let mut next = || records.next().flatten();
+        let a = self.open_record(A::KIND, a, next())?.map(|(record, _)| record);
+        let b = self.open_record(B::KIND, b, next())?.map(|(record, _)| record);
+        let c = self.open_record(C::KIND, c, next())?.map(|(record, _)| record);
+        Ok((a, b, c))
+    }
+
+    fn open_record<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        key: &str,
+        record: Option<Record>,
+    ) -> Result<Option<(T, i64)>, StoreError> {
+        record.map(|record| Ok((self.open(&place(kind, key), &record.value)?, record.revision))).transpose()
     }
 
     /// Returns the revision of a record, or 0 if there is none.
@@ -315,6 +368,23 @@ impl SealedStore {
     /// The errors of [`SealedStore::get`].
     pub async fn list<T: RecordType>(&self, after: &str, limit: usize) -> Result<Vec<(String, T)>, StoreError> {
         let records = self.inner.records(T::KIND, after, limit).await?;
+        let opened =
+            records.into_iter().map(|it| Ok((it.key.clone(), self.open(&place(T::KIND, &it.key), &it.value)?)));
+        opened.collect()
+    }
+
+    /// Returns at most `limit` connections with a peer, or rotations of a peer, with keys after `after`, each with its key, in
+    /// the order of the keys. See [`Store::records_with_peer`].
+    ///
+    /// # Errors
+    /// The errors of [`SealedStore::get`].
+    pub async fn list_with_peer<T: RecordType>(
+        &self,
+        peer: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let records = self.inner.records_with_peer(T::KIND, peer, after, limit).await?;
         let opened =
             records.into_iter().map(|it| Ok((it.key.clone(), self.open(&place(T::KIND, &it.key), &it.value)?)));
         opened.collect()
@@ -349,13 +419,25 @@ impl SealedStore {
     /// # Errors
     /// [`StoreError`] if the store fails.
     pub async fn delete<T: RecordType>(&self, key: &str) -> Result<(), StoreError> {
-        let delete = Change::Delete { kind: T::KIND.to_owned(), key: key.to_owned() };
-        self.commit_changes(vec![delete]).await.map(drop)
+        self.commit_changes(vec![Self::delete_change::<T>(key)]).await.map(drop)
+    }
+
+    /// Returns the change that deletes a record, if it exists.
+    pub fn delete_change<T: RecordType>(key: &str) -> Change {
+        Change::Delete { kind: T::KIND.to_owned(), key: key.to_owned() }
+    }
+
+    /// Returns a record key that stands for a text and hides it from who reads the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] while the store is sealed.
+    pub fn hidden_key(&self, kind: &str, text: &str) -> Result<String, StoreError> {
+        Ok(self.key()?.hidden_name(kind, text))
     }
 
     fn key(&self) -> Result<StoreKey, StoreError> {
         let key = self.key.borrow().clone();
-        key.ok_or_else(|| StoreError::Unavailable("it is sealed until a token is ready".to_owned()))
+        key.ok_or_else(|| StoreError::Unavailable("it is sealed until a token that can open it is ready".to_owned()))
     }
 
     fn seal(&self, place: &str, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
@@ -379,12 +461,16 @@ impl RecordReader for SealedStore {
     }
 
     async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError> {
-        let record = self.inner.record(kind, key).await?;
-        record.map(|record| Ok((self.open(&place(kind, key), &record.value)?, record.revision))).transpose()
+        self.open_record(kind, key, self.inner.record(kind, key).await?)
+    }
+
+    async fn read_all(&self, places: &[(&str, &str)]) -> Result<Vec<Option<(Value, i64)>>, StoreError> {
+        let records = self.inner.records_at(places).await?;
+        places.iter().zip(records).map(|((kind, key), record)| self.open_record(kind, key, record)).collect()
     }
 }
 
-/// Copies the deliveries and the messages to send, without their sealed content, which may be large.
+/// Copies the deliveries and the messages to send, without their sealed content, which may be large, and the events.
 fn without_content(changes: &mut [Change]) -> Vec<Change> {
     fn copy<T: Clone>(value: &mut T, sealed: fn(&mut T) -> &mut Option<Vec<u8>>) -> T {
         let content = sealed(value).take();
@@ -395,6 +481,7 @@ fn without_content(changes: &mut [Change]) -> Vec<Change> {
     let copies = changes.iter_mut().filter_map(|change| match change {
         Change::Deliver(delivery) => Some(Change::Deliver(copy(delivery, |it| &mut it.sealed))),
         Change::Send(entry) => Some(Change::Send(copy(entry, |it| &mut it.sealed))),
+        Change::Event(event) => Some(Change::Event(event.clone())),
         _ => None,
     });
     copies.collect()

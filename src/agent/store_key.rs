@@ -6,11 +6,14 @@
 //! attacker who can write to the disk cannot substitute a store key: the sender of the JWE must be a key that a token
 //! holds. A key in a document on the disk is not enough.
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::{
     crypto::{Cek, ContentEncryption},
+    encoding::to_base64url,
     jose::{self, Envelope, JoseError, Limits, Recipient},
     keys::PublicKey,
     secrets::{Context, Secrets},
@@ -57,6 +60,17 @@ impl StoreKey {
     pub fn seal(&self, place: &str, plaintext: &[u8]) -> Vec<u8> {
         let sealed = ENC.seal(&self.0, place.as_bytes(), plaintext);
         [&[VERSION][..], &sealed.iv, &sealed.tag, &sealed.ciphertext].concat()
+    }
+
+    /// Returns a name for a text that only the store key can compute: HMAC-SHA256 in base64url.
+    pub fn hidden_name(&self, kind: &str, text: &str) -> String {
+        let mut mac =
+            <Hmac<Sha256> as KeyInit>::new_from_slice(self.0.as_bytes()).expect("HMAC takes keys of any length");
+        for part in ["claviger hidden name", kind, text] {
+            mac.update(part.as_bytes());
+            mac.update(&[0]);
+        }
+        to_base64url(mac.finalize().into_bytes())
     }
 
     /// Opens the value of a place.

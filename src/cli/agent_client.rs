@@ -1,6 +1,6 @@
 //! A client of the running agent's API, on its Unix socket or on the loopback interface.
 
-use std::time::Duration;
+use std::{os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -24,6 +24,8 @@ use super::{
 const MAX_BODY: usize = 64 * 1024 * 1024;
 /// How long an agent may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How many items of a list are asked for at once.
+const PAGE_SIZE: usize = 1000;
 /// How often a request is sent that can be repeated, and the pause before it is repeated.
 const ATTEMPTS: usize = 4;
 const REPEAT_PAUSE: Duration = Duration::from_secs(1);
@@ -32,6 +34,8 @@ const REPEAT_PAUSE: Duration = Duration::from_secs(1);
 pub struct AgentClient {
     address: ApiAddress,
     token: Option<String>,
+    /// Whether the configuration is a file, and not the defaults alone.
+    has_file: bool,
 }
 
 impl AgentClient {
@@ -42,7 +46,7 @@ impl AgentClient {
             let text = std::fs::read_to_string(&path).map_err(|error| Failure::io(path.display(), &error))?;
             Ok::<_, Failure>(text.lines().next().unwrap_or_default().trim().to_owned())
         });
-        Ok(Self { address: config.api_address(), token: token.transpose()? })
+        Ok(Self { address: config.api_address(), token: token.transpose()?, has_file: config.file.is_some() })
     }
 
     /// Sends a GET request, and reads the answer as JSON.
@@ -50,9 +54,63 @@ impl AgentClient {
         self.request(Method::GET, path, None).await
     }
 
+    /// Whether an agent answers, and does not let this caller read its status.
+    pub async fn is_refused(&self) -> Result<bool, Failure> {
+        let (_, body) = self.exchange(Method::GET, "/v1/status", None).await?;
+        let error: Value = serde_json::from_slice(&body).unwrap_or_default();
+        Ok(matches!(error["error"]["code"].as_str(), Some("unauthorized" | "scope-missing" | "client-unknown")))
+    }
+
+    /// Sends a GET request, and reads the answer as text.
+    pub async fn get_text(&self, path: &str) -> Result<String, Failure> {
+        let (status, body) = self.exchange(Method::GET, path, None).await?;
+        if !status.is_success() {
+            return Err(refused(status, &body));
+        }
+        String::from_utf8(body.into()).map_err(|error| no_answer(&error.to_string()))
+    }
+
+    /// Reads all pages of a list. `path` has no query.
+    pub async fn get_all(&self, path: &str, list: &str) -> Result<Vec<Value>, Failure> {
+        Ok(self.get_pages(path, "", list, usize::MAX).await?.0)
+    }
+
+    /// Reads the pages of a list until it has `limit` entries. `path` has no query, and `filter` is empty or parts of one, each
+    /// after `&`. Returns the entries, and the cursor behind them.
+    pub async fn get_pages(
+        &self,
+        path: &str,
+        filter: &str,
+        list: &str,
+        limit: usize,
+    ) -> Result<(Vec<Value>, String), Failure> {
+        let (mut entries, mut cursor) = (Vec::new(), String::new());
+        while entries.len() < limit {
+            let size = PAGE_SIZE.min(limit - entries.len());
+            let path = format!("{path}?limit={size}&after={}{filter}", percent_encoded(&cursor));
+            let mut page: Value = self.get(&path).await?;
+            page["cursor"].as_str().unwrap_or_default().clone_into(&mut cursor);
+            match page[list].take() {
+                Value::Array(found) if !found.is_empty() => entries.extend(found),
+                _ => break,
+            }
+        }
+        Ok((entries, cursor))
+    }
+
     /// Sends a POST request with a JSON body, and reads the answer as JSON.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
         self.request(Method::POST, path, Some(body)).await
+    }
+
+    /// Sends a PATCH request with a JSON body, and reads the answer as JSON.
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Failure> {
+        self.request(Method::PATCH, path, Some(body)).await
+    }
+
+    /// Sends a DELETE request, and reads the answer as JSON.
+    pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.request(Method::DELETE, path, None).await
     }
 
     /// Like `post`, for a request that can be repeated: one that got no complete answer is sent again.
@@ -77,6 +135,15 @@ impl AgentClient {
         path: &str,
         body: Option<&Value>,
     ) -> Result<T, Failure> {
+        let (status, body) = self.exchange(method, path, body).await?;
+        if !status.is_success() {
+            return Err(refused(status, &body));
+        }
+        let body: &[u8] = if body.is_empty() { b"null" } else { &body };
+        serde_json::from_slice(body).map_err(|error| no_answer(&error.to_string()))
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, Bytes), Failure> {
         let exchange = async {
             let response = self.send(method, path, body).await?;
             let status = response.status();
@@ -84,12 +151,7 @@ impl AgentClient {
             let body = body.map_err(|error| no_answer(&error.to_string()))?.to_bytes();
             Ok::<_, Failure>((status, body))
         };
-        let (status, body) = tokio::time::timeout(TIMEOUT, exchange).await.map_err(|_| no_answer("timeout"))??;
-        if !status.is_success() {
-            return Err(refused(status, &body));
-        }
-        let body: &[u8] = if body.is_empty() { b"null" } else { &body };
-        serde_json::from_slice(body).map_err(|error| no_answer(&error.to_string()))
+        tokio::time::timeout(TIMEOUT, exchange).await.map_err(|_| no_answer("timeout"))?
     }
 
     /// Passes the data of each server-sent event to `handle`, until `handle` returns `false`. An end of the connection
@@ -136,13 +198,20 @@ impl AgentClient {
         }
         let body = Full::new(body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string())));
         let request = request.body(body).map_err(|error| no_answer(&error.to_string()))?;
-        sender.send_request(request).await.map_err(|error| no_answer(&error.to_string()))
+        let failed = |error: hyper::Error| match &self.address {
+            ApiAddress::Unix(path) if is_of_another_user(path) => user_not_served(),
+            _ => no_answer(&error.to_string()),
+        };
+        sender.send_request(request).await.map_err(failed)
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
         let unreachable = |what: String, error: std::io::Error| {
-            Failure::new("agent-away", format!("no agent answers on {what}: {error}"))
-                .hint("start the agent: `claviger serve` with the same configuration")
+            Failure::new("agent-away", format!("no agent answers on {what}: {error}")).hint(match self.has_file {
+                true => "start the agent: `claviger serve` with the same configuration",
+                false => "no configuration file was found: run the command in the folder of the agent's claviger.toml, or name it \
+                     with --config",
+            })
         };
         let failed = |error: hyper::Error| no_answer(&error.to_string());
         match &self.address {
@@ -172,6 +241,20 @@ pub fn reload_own_dids(config: &Config) -> bool {
         tracing::debug!(reason = failure.message, "agent not told to reload its DIDs");
     });
     reloaded.is_ok()
+}
+
+/// Whether a socket is that of an agent which runs as another user, and which may refuse this one.
+fn is_of_another_user(socket: &Path) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    own != 0 && socket.metadata().is_ok_and(|socket| socket.uid() != own)
+}
+
+/// The failure of a request whose connection the agent has closed, as it does with those of users that it does not serve.
+fn user_not_served() -> Failure {
+    no_answer("it has closed the connection").hint(
+        "the agent may not serve this user: add it to `users` in [api], or as an [[api.user]] with scopes, and send \
+         SIGHUP",
+    )
 }
 
 /// The failure of a request that got no complete answer.

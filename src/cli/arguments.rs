@@ -1,6 +1,9 @@
 //! The syntax of arguments that several commands take.
 
-use claviger::{did::did_of, keys::PublicKey};
+use claviger::{
+    did::{did_of, short_name_beginning},
+    keys::PublicKey,
+};
 
 use super::failure::Failure;
 
@@ -9,9 +12,18 @@ pub fn check_did(text: &str) -> Result<(), Failure> {
     did_of(text).map(|_| ()).ok_or_else(|| not_a_did(text))
 }
 
+/// Checks that an argument is a DID, a DID URL or the short name of a DID.
+pub fn check_own_did(text: &str) -> Result<(), Failure> {
+    if short_name_beginning(text).is_some() { Ok(()) } else { check_did(text) }
+}
+
 /// The failure for an argument that is neither a DID nor a DID URL.
 pub fn not_a_did(text: &str) -> Failure {
-    Failure::usage("bad-did", format!("{text:?} is not a DID or DID URL"))
+    let failure = Failure::usage("bad-did", format!("{text:?} is not a DID or DID URL"));
+    match short_name_beginning(text) {
+        Some(_) => failure.hint("this is the short name of a DID, and the whole DID is needed here"),
+        None => failure,
+    }
 }
 
 /// Routing keys in the form of a DID document: DIDs and DID URLs. A multikey becomes the key of its did:key.

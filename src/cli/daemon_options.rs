@@ -8,17 +8,17 @@ use std::{
 use claviger::{
     agent::{
         AgentOptions, MediationOptions, ServerOptions,
-        api::Webhook,
+        api::{Webhook, WebhookError},
         store::{Retention, SqliteOptions},
     },
     jose::Limits,
-    net::{AddressGuard, Dialer, Target, client_config},
+    net::{AddressGuard, Dialer, HttpClient, HttpOptions, Target, client_config},
 };
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::{
-    config::{ApiAddress, Config, HttpSection, StoreSection},
+    config::{ApiAddress, Config, HttpSection, StoreSection, WebhookSection},
     failure::Failure,
 };
 
@@ -45,6 +45,7 @@ pub fn agent_options(config: &Config) -> AgentOptions {
     options.inbox.refused_attempts = agent.refused_attempts;
     options.inbox.refused_time = 60_000 * i64::from(agent.refused_minutes);
     options.inbox.prompt_strangers = agent.prompt_strangers;
+    options.inbox.accept_anonymous = agent.accept_anonymous;
     options.outbox.message_lifetime = options.inbox.reply_lifetime;
     options.outbox.unresolved_lifetime = options.inbox.wait_for_sender;
     options.outbox.concurrent = daemon.outbox.messages;
@@ -56,9 +57,11 @@ pub fn agent_options(config: &Config) -> AgentOptions {
     options.mediation = MediationOptions {
         websocket: daemon.mediation.live,
         poll_interval: Duration::from_secs(daemon.mediation.poll_seconds),
+        max_delivery_bytes: daemon.mediation.max_delivery_bytes,
     };
     options.server = server_options(&daemon.http);
     options.max_page_bytes = daemon.api.max_page_bytes;
+    options.recorded_events = daemon.api.events.iter().copied().collect();
     options.retention = retention(&daemon.store);
     options
 }
@@ -73,6 +76,7 @@ pub fn server_options(http: &HttpSection) -> ServerOptions {
         body_timeout: Duration::from_secs(http.body_seconds),
         return_route_timeout: Duration::from_secs(http.return_route_seconds),
         public_url: http.public_url.clone(),
+        name: http.name.clone(),
         ..ServerOptions::default()
     }
 }
@@ -108,20 +112,27 @@ pub fn store_options(config: &Config) -> SqliteOptions {
         max_stranger_unread_bytes: store.max_unread_bytes_of_strangers,
         max_stranger_bytes: store.max_bytes_of_strangers,
         max_stranger_marks: store.max_marks_of_strangers,
+        max_events: store.max_events,
         ..SqliteOptions::default()
     }
 }
 
-/// Returns the configured webhook and its secret. Fails for mistakes that would otherwise only be logged later.
-pub fn webhook(config: &Config) -> Result<Option<(Webhook, Zeroizing<String>)>, Failure> {
-    let Some(section) = &config.daemon.api.webhook else { return Ok(None) };
-    let invalid = |message: String| Failure::usage("bad-config", message);
-    let path = config.base.join(&section.secret_file);
-    let secret = Webhook::read_secret(&path)
-        .map_err(|error| invalid(format!("secret_file in [api.webhook], {}: {error}", path.display())))?;
-    let webhook = Webhook::new(&section.url, secret.clone(), section.types.clone())
-        .map_err(|error| invalid(format!("url in [api.webhook]: {error}")))?;
-    Ok(Some((webhook, secret)))
+/// Returns the configured webhooks, each with its secret. Fails for mistakes that would otherwise only be logged later.
+pub fn webhooks(config: &Config) -> Result<Vec<(Webhook, Zeroizing<String>)>, Failure> {
+    let webhook = |section: &WebhookSection| {
+        let (table, options) = (format!("[[api.webhook]] {:?}", section.options().name), section.options());
+        let invalid = |message: String| Failure::usage("bad-config", message);
+        let path = config.base.join(&section.secret_file);
+        let secret = Webhook::read_secret(&path)
+            .map_err(|error| invalid(format!("secret_file in {table}, {}: {error}", path.display())))?;
+        let webhook = Webhook::new(&section.url, secret.clone(), options).map_err(|error| match error {
+            WebhookError::Name(_) => invalid(format!("name in {table}: {error}")),
+            WebhookError::Event(_) => invalid(format!("events in {table}: {error}")),
+            error => invalid(format!("url in {table}: {error}")),
+        })?;
+        Ok((webhook, secret))
+    };
+    config.daemon.api.webhook.iter().map(webhook).collect()
 }
 
 /// Makes the guard against connections to private addresses. The services of the operator are refused to peers' URLs even
@@ -138,6 +149,7 @@ pub fn address_guard(config: &Config) -> Result<AddressGuard, Failure> {
     let urls = daemon.api.webhook.iter().map(|webhook| webhook.url.as_str()).chain(daemon.ops.otlp.as_deref());
     let mut services: Vec<SocketAddr> = urls.flat_map(literal_addresses).collect();
     services.extend(daemon.ops.listen);
+    services.extend(daemon.api.remote.as_ref().map(|remote| remote.listen));
     if let ApiAddress::Tcp(text) = config.api_address() {
         services.extend(text.parse::<SocketAddr>());
     }
@@ -166,4 +178,10 @@ pub fn dialer(config: &Config, guard: AddressGuard) -> Result<Dialer, Failure> {
     let ca = config.daemon.net.ca.as_ref().map(|ca| config.base.join(ca));
     let tls = client_config(ca.as_deref()).map_err(|error| Failure::usage("bad-certificate", error.to_string()))?;
     Ok(Dialer::new(guard, tls))
+}
+
+/// Makes the client for servers that peers name, such as those of DID documents.
+pub fn http_client(config: &Config, dialer: Dialer) -> HttpClient {
+    let did_web_plain_http_for = config.daemon.net.did_web_plain_http_for.clone();
+    HttpClient::new(dialer, HttpOptions { did_web_plain_http_for, ..HttpOptions::default() })
 }

@@ -11,11 +11,14 @@ use claviger::{
     did::{LoadError, ResolveError, peer::PeerError},
     didcomm::{Error, MessageError},
     jose::JoseError,
+    net::NetError,
     secrets::{ImportError, SecretsError, TokenError},
 };
 
+use super::shell::quoted;
+
 /// Why a command failed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     /// The error code for programs, in kebab-case.
     pub code: &'static str,
@@ -79,20 +82,35 @@ impl Failure {
 
     /// The failure to open a token, or of an operation of a token.
     pub fn from_token(name: &str, error: &TokenError) -> Self {
-        let message = error.message_of(name);
+        let (message, name) = (error.message_of(name), quoted(name));
         match error {
-            TokenError::Away(_) => {
-                Self::not_ready("token-absent", message).hint("`claviger token list` shows which tokens are present")
+            TokenError::Away(_) => Self::not_ready("token-absent", message.clone()).hint(match message.contains(NO_START) {
+                true => "check what the module needs to start: `environment` in the [[token]], its device, its own log",
+                false => "`claviger token list` shows which tokens are present",
+            }),
+            TokenError::Pin(_) => {
+                let unlock = format!("`claviger token unlock {name}`");
+                let hint = match &message {
+                    refused if refused.contains(PIN_REFUSED) => format!(
+                        "correct the PIN where `pin-source` in the token's URI says: a changed PIN is tried once, a credential or \
+                         pin-value after a restart. If the PIN is correct now, run {unlock}"
+                    ),
+                    message if message.contains(&unlock) => format!("once the PIN is correct, run {unlock}"),
+                    // The command that sets a new PIN.
+                    message if message.contains('`') => return Self::not_ready("pin-refused", message.as_str()),
+                    _ => format!("check the `pin-source` in the token's URI; {unlock} then tries the PIN once more"),
+                };
+                Self::not_ready("pin-refused", message).hint(hint)
             }
-            TokenError::Pin(_) => Self::not_ready("pin-refused", message).hint(format!(
-                "check the `pin-source` in the token's URI; `claviger token unlock {name}` then tries the PIN once more"
-            )),
             TokenError::Config(_) => Self::usage("token-misconfigured", message),
             TokenError::Custody(_) => Self::new("custody-too-low", message)
                 .hint(format!("`claviger token doctor {name}` shows what the token can do")),
             TokenError::Unsupported(_) => Self::new("token-cannot", message)
                 .hint(format!("`claviger token doctor {name}` shows what the token can do")),
-            TokenError::KnownAnswer(_) => Self::new("known-answer-failed", message),
+            TokenError::KnownAnswer(_) => Self::new("known-answer-failed", message).hint(format!(
+                "the token is not used for this: `claviger token doctor {name}` tests each algorithm, and the manufacturer \
+                 may have newer firmware"
+            )),
             TokenError::Unprotected(_) => Self::new("key-unprotected", message)
                 .hint("`allow_unprotected` in the [[token]] lists keys that may be used anyway"),
             TokenError::Unproved { .. } => Self::new("key-unproved", message).hint(
@@ -105,6 +123,10 @@ impl Failure {
         }
     }
 }
+
+/// What the messages of two errors of tokens contain, which have hints of their own.
+const NO_START: &str = "does not start";
+const PIN_REFUSED: &str = "refused its PIN";
 
 /// The failure for arguments that clap refused.
 pub fn invalid_arguments(error: &clap::Error, json: bool) -> Failure {
@@ -195,11 +217,45 @@ impl Failure {
     pub fn from_agent(code: &str, message: String) -> Self {
         let code = match code {
             "store-full" => "store-full",
-            "store-unavailable" | "store-unusable" => "store-unusable",
+            "store-unavailable" => {
+                return Self::new("store-unusable", message)
+                    .hint("`claviger status` shows whether a token is ready, and if not, what to do");
+            }
+            "store-unusable" => "store-unusable",
             "not-found" => "not-found",
             "bad-message" => "bad-message",
             "id-taken" => "id-taken",
+            "no-endpoint" => "no-endpoint",
+            "not-waiting" => "not-waiting",
+            "no-did" => {
+                return Self::new("no-did", message)
+                    .hint("`claviger status` shows DIDs that are refused; `claviger did create` makes a DID");
+            }
             "token-away" => return Self::not_ready("token-absent", message),
+            "connection-ended" => {
+                return Self::new("connection-ended", message).hint(
+                    "`claviger connections resume` takes the connection up again; --from another DID of ours begins a new one",
+                );
+            }
+            "peer-blocked" => {
+                return Self::new("peer-blocked", message).hint("`claviger connections unblock` unblocks the peer");
+            }
+            "label-taken" => {
+                return Self::new("label-taken", message)
+                    .hint("choose another label, or give that peer another one: `claviger connections label`");
+            }
+            "bad-label" => return Self::usage("bad-label", message),
+            "token-not-served" => {
+                return Self::new("token-not-served", message).hint(
+                    "the agent serves the tokens that its configuration named when it was started: restart it with the \
+                     configuration that names the token",
+                );
+            }
+            "unauthorized" => {
+                return Self::new("agent-refuses", message).hint(
+                    "the commands show the token of `token_file`; after a change of the file, send SIGHUP to the agent",
+                );
+            }
             "mediator-away" => "mediator-away",
             "mediator-denied" => "mediator-denied",
             "mediator-unusable" => "mediator-unusable",
@@ -237,7 +293,12 @@ impl From<ResolveError> for Failure {
             }
             ResolveError::UnsupportedMethod(_) => Self::new("did-method-unsupported", message)
                 .hint("`documents` in [did] can name a file with the DID's document"),
-            ResolveError::Unavailable { .. } => Self::new("did-unavailable", message),
+            ResolveError::Unavailable { .. } => Self::new("did-unavailable", message)
+                .hint("without a network, `documents` in [did] can name a file with the DID's document"),
+            ResolveError::NotFetched { source, .. } if is_refused_address(&*source) => {
+                Self::new("did-unresolved", message)
+                    .hint("`allow_private` in [net] allows servers at private addresses")
+            }
             _ => Self::new("did-unresolved", message),
         }
     }
@@ -265,4 +326,9 @@ impl From<ImportError> for Failure {
     fn from(error: ImportError) -> Self {
         Self::new("bad-jwk", error.to_string())
     }
+}
+
+/// Whether the guard has refused to connect to a private address.
+fn is_refused_address(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(NetError::Refused { .. }))
 }

@@ -6,24 +6,14 @@ use std::fmt::Write;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
-    level_filters::LevelFilter,
 };
-use tracing_subscriber::{Layer, filter::Targets, layer::Context, layer::SubscriberExt};
+use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt};
 
-use claviger::secrets::keeper::AUDIT_HEAD;
-
-use super::output;
+use super::{output, service_log};
 
 /// Starts the log of this process. With `json`, warnings are JSON documents, and other events are not printed.
 pub fn start(verbose: u8, json: bool) {
-    let level = match verbose {
-        0 => LevelFilter::WARN,
-        1 => LevelFilter::INFO,
-        2 => LevelFilter::DEBUG,
-        _ => LevelFilter::TRACE,
-    };
-    // The keeper's audit hash is for whoever keeps the log, at every level.
-    let shown = Targets::new().with_default(level).with_target(AUDIT_HEAD, LevelFilter::INFO);
+    let shown = service_log::levels(verbose);
     let subscriber = tracing_subscriber::registry().with(StderrLayer { json }.with_filter(shown));
     // Fails only if a subscriber is set already, and none is.
     let _ = tracing::subscriber::set_global_default(subscriber);

@@ -39,7 +39,7 @@ fn write(root: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// The commands without subcommands, in the order of the help. The options that every command has are hidden.
+/// The commands that need no subcommand, in the order of the help. The options that every command has are hidden.
 pub fn leaf_commands(root: &Command) -> Vec<Command> {
     let mut leaves = Vec::new();
     collect_leaves(&built(root), &mut leaves);
@@ -47,15 +47,15 @@ pub fn leaf_commands(root: &Command) -> Vec<Command> {
 }
 
 fn collect_leaves(command: &Command, leaves: &mut Vec<Command>) {
-    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
-        if command.has_subcommands() {
-            collect_leaves(command, leaves);
-            continue;
+    // `help` repeats what the sections say.
+    for command in command.get_subcommands().filter(|it| !it.is_hide_set() && it.get_name() != "help") {
+        if !command.has_subcommands() || !command.is_subcommand_required_set() {
+            leaves.push(command.clone().mut_args(|arg| {
+                let is_hidden = arg.is_hide_set() || arg.is_global_set() || arg.get_id() == "help";
+                arg.hide(is_hidden)
+            }));
         }
-        leaves.push(command.clone().mut_args(|arg| {
-            let is_hidden = arg.is_hide_set() || arg.is_global_set() || arg.get_id() == "help";
-            arg.hide(is_hidden)
-        }));
+        collect_leaves(command, leaves);
     }
 }
 

@@ -6,7 +6,10 @@
 
 mod agent_client;
 mod agent_commands;
+mod api_callers;
 mod arguments;
+#[cfg(feature = "yubikey")]
+mod attestation;
 mod audit;
 mod backup;
 mod completions;
@@ -25,7 +28,10 @@ mod key;
 mod key_name;
 mod log;
 mod man;
+mod message_files;
+mod open;
 mod output;
+mod output_file;
 mod own_dids;
 mod pack;
 mod pin;
@@ -36,6 +42,9 @@ mod reference;
 mod reload;
 mod runtime;
 mod serve;
+mod servers;
+mod service_log;
+mod shell;
 mod state_dir;
 mod table;
 mod this_program;
@@ -56,10 +65,11 @@ use claviger::process::hardening::harden;
 use config::Config;
 use failure::Failure;
 use output::Out;
+use service_log::LogFormat;
 
 /// A DIDComm v2 agent whose private keys never leave the hardware.
 #[derive(Parser)]
-#[command(name = "claviger", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "claviger", version, max_term_width = 100)]
 struct Cli {
     /// The configuration file; if not given, $CLAVIGER_CONFIG, ./claviger.toml, ~/.config/claviger/claviger.toml or
     /// /etc/claviger/claviger.toml
@@ -71,7 +81,8 @@ struct Cli {
     /// Logs more on stderr; -vv and -vvv log still more
     #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = "Global options")]
     verbose: u8,
-    /// Waits this many seconds for a YubiKey that is not plugged in; if not given, 60 at a terminal, else 0
+    /// Waits this many seconds for a YubiKey that is not plugged in, or that another program uses; if not given, 60 at a
+    /// terminal, else 0
     #[arg(long, value_name = "SECONDS", global = true, help_heading = "Global options")]
     wait: Option<u32>,
     #[command(subcommand)]
@@ -87,7 +98,7 @@ enum Command {
     /// Keys in the tokens: generate, import, list, delete, attest
     #[command(subcommand)]
     Key(key::Command),
-    /// DIDs: create, resolve, rotate, retire, update
+    /// DIDs: create, list, resolve, rotate, retire, update
     #[command(subcommand)]
     Did(did::Command),
     Pack(pack::Args),
@@ -99,13 +110,20 @@ enum Command {
     Send(agent_commands::SendArgs),
     Ping(agent_commands::PingArgs),
     Inbox(agent_commands::InboxArgs),
+    Reply(agent_commands::ReplyArgs),
     Invite(agent_commands::InviteArgs),
     Accept(agent_commands::AcceptArgs),
     Connections(agent_commands::ConnectionsArgs),
-    #[command(subcommand)]
-    Mediator(agent_commands::mediator::Command),
+    Outbox(agent_commands::outbox::Args),
+    Mediator(agent_commands::mediator::Args),
+    Webhook(agent_commands::webhook::Args),
     Status(agent_commands::StatusArgs),
+    Open(open::Args),
     Keeper(keeper::Args),
+    /// Attestations of keys in YubiKeys: verify
+    #[cfg(feature = "yubikey")]
+    #[command(subcommand)]
+    Attestation(attestation::Command),
     /// The keepers' audit: verify, head
     #[command(subcommand)]
     Audit(audit::Command),
@@ -114,11 +132,25 @@ enum Command {
     Man,
 }
 
+impl Command {
+    /// The format of the log of a command that runs as a service.
+    fn log(&self) -> Option<LogFormat> {
+        match self {
+            Self::Serve(args) => Some(args.log),
+            Self::Keeper(args) => args.log,
+            _ => None,
+        }
+    }
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     // This is needed before the arguments are parsed, because the report of invalid arguments depends on `--json`.
-    let out = Out { json: arguments.iter().take_while(|it| *it != "--").any(|it| it == "--json") };
+    let out = Out { json: arguments.iter().take_while(|it| *it != "--").any(|it| it == "--json"), file: None };
+    if service_log::asks_for_json(&arguments) {
+        service_log::use_json();
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => {
@@ -126,30 +158,43 @@ pub fn main() -> ExitCode {
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) => return out.report(&failure::invalid_arguments(&error, out.json)),
+        Err(error) => return out.report(&failure::invalid_arguments(&error, out.json || service_log::is_json())),
     };
-    match &cli.command {
-        Command::Serve(args) => args.start_log(cli.verbose),
-        _ => log::start(cli.verbose, out.json),
+    match (&cli.command, cli.command.log()) {
+        (Command::Serve(args), _) => args.start_log(cli.verbose),
+        (_, Some(format)) => service_log::start(format, cli.verbose),
+        (_, None) => log::start(cli.verbose, out.json),
     }
     // Harden the process before it reads anything. `token doctor` reports unsupported measures.
     harden();
-    match run(cli, &out) {
+    let status = match run(cli, &out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => out.report(&failure),
-    }
+    };
+    service_log::finish();
+    status
 }
 
 fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
     // `claviger token` examines devices, and loads their modules in this process.
-    let loads_modules = matches!(cli.command, Command::Token(_));
+    let (loads_modules, needed_token) = match &cli.command {
+        Command::Token(command) => (true, command.token()),
+        _ => (false, None),
+    };
+    let is_keeper = matches!(cli.command, Command::Keeper(_));
+    let log = cli.command.log();
     let config = || {
         let mut config = Config::load(cli.config.as_deref())?;
         config.wait = cli.wait.map(|seconds| Duration::from_secs(seconds.into()));
         config.flags.extend(cli.json.then(|| "--json".to_owned()));
         config.flags.extend(std::iter::repeat_n("--verbose".to_owned(), cli.verbose.into()));
+        config.log = log;
         if loads_modules || config.keeper.in_process {
-            token_environment::ensure(&config)?;
+            token_environment::ensure(&mut config, needed_token.as_deref())?;
+        }
+        // The process that starts keepers has warned already.
+        if !is_keeper {
+            config.warn_of_faulty_tokens();
         }
         Ok(config)
     };
@@ -170,13 +215,19 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Send(args) => agent_commands::run(&agent_commands::AgentCommand::Send(args), &config()?, out),
         Command::Ping(args) => agent_commands::run(&agent_commands::AgentCommand::Ping(args), &config()?, out),
         Command::Inbox(args) => agent_commands::run(&agent_commands::AgentCommand::Inbox(args), &config()?, out),
+        Command::Reply(args) => agent_commands::run(&agent_commands::AgentCommand::Reply(args), &config()?, out),
         Command::Invite(args) => agent_commands::run(&agent_commands::AgentCommand::Invite(args), &config()?, out),
         Command::Accept(args) => agent_commands::run(&agent_commands::AgentCommand::Accept(args), &config()?, out),
         Command::Connections(args) => {
             agent_commands::run(&agent_commands::AgentCommand::Connections(args), &config()?, out)
         }
-        Command::Mediator(command) => agent_commands::mediator::run(&command, &config()?, out),
+        Command::Outbox(args) => agent_commands::outbox::run(&args, &config()?, out),
+        Command::Mediator(args) => agent_commands::mediator::run(&args, &config()?, out),
+        Command::Webhook(args) => agent_commands::webhook::run(&args, &config()?, out),
         Command::Status(args) => agent_commands::run(&agent_commands::AgentCommand::Status(args), &config()?, out),
+        Command::Open(args) => open::run(&args, &config()?, out),
+        #[cfg(feature = "yubikey")]
+        Command::Attestation(command) => attestation::run(&command, &config()?, out),
         Command::Audit(command) => audit::run(&command, &config, out),
         Command::Keeper(args) => keeper::run(&args, &config()?, out),
     }

@@ -10,9 +10,15 @@ use std::{
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::failure::{Failure, Status};
+use claviger::{agent::is_misleading, did::short_name};
+
+use super::{
+    failure::{Failure, Status},
+    output_file::OutputFile,
+    service_log,
+};
 
 /// The styles of the output, for titles, details, errors, warnings and names.
 pub const BOLD: Style = Style::new().bold();
@@ -25,13 +31,23 @@ pub const NAME: Style = AnsiColor::Cyan.on_default();
 pub struct Out {
     /// Whether the output is for a program (`--json`).
     pub json: bool,
+    /// The file for the data, instead of stdout (`-o`).
+    pub file: Option<OutputFile>,
 }
 
 impl Out {
     /// Prints a line of data.
     pub fn line(&self, text: &str) -> Result<(), Failure> {
+        if let Some(file) = &self.file {
+            return file.line(text);
+        }
         let mut stdout = anstream::stdout().lock();
         writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|error| Failure::stdout(&error))
+    }
+
+    /// Ends data that may have no lines.
+    pub fn finish(&self) -> Result<(), Failure> {
+        self.file.as_ref().map_or(Ok(()), OutputFile::finish)
     }
 
     /// Prints a JSON document: in one line for a program, indented for a person.
@@ -46,9 +62,8 @@ impl Out {
 
     /// Prints a message for a person. With `--json` nothing is printed.
     pub fn say(&self, text: &str) {
-        if !self.json {
-            // A closed stderr is no failure of the command.
-            let _ = writeln!(anstream::stderr(), "{text}");
+        if service_log::is_json() || !self.json {
+            tell(text);
         }
     }
 
@@ -59,6 +74,12 @@ impl Out {
 
     /// Prints a failure, and returns its exit status.
     pub fn report(&self, failure: &Failure) -> ExitCode {
+        if service_log::is_json() && !self.json && failure.status != Status::OutputClosed {
+            let fields = [("code", failure.code.into()), ("hint", failure.hint.clone().into())];
+            let fields = fields.map(|(name, value): (&str, Value)| (name.to_owned(), value));
+            service_log::write_line("ERROR", &failure.message, Map::from_iter(fields));
+            return ExitCode::from(failure.status as u8);
+        }
         let mut stderr = anstream::stderr().lock();
         let _ = match (failure.status, self.json) {
             (Status::OutputClosed, _) => Ok(()),
@@ -76,8 +97,20 @@ impl Out {
     }
 }
 
+/// Prints a message for a person on stderr. In a log of JSON objects it is one of them.
+pub fn tell(text: &str) {
+    if service_log::is_json() {
+        return service_log::write_line("INFO", text, Map::new());
+    }
+    // A closed stderr is no failure of the command.
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
 /// Prints a warning on stderr. With `json` it is a JSON document.
 pub fn warn(text: &str, json: bool) {
+    if service_log::is_json() {
+        return service_log::write_line("WARN", text, Map::new());
+    }
     let mut stderr = anstream::stderr().lock();
     let _ = if json {
         writeln!(stderr, "{}", serde_json::json!({ "warning": text }))
@@ -127,15 +160,31 @@ pub fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Shortens a DID or DID URL for a person: the middle of a long DID is left out.
+/// Shortens a DID or DID URL for a person. Commands that look for a DID understand the short name.
 pub fn short(id: &str) -> String {
-    let (did, fragment) = id.split_once('#').map_or((id, String::new()), |(did, rest)| (did, format!("#{rest}")));
-    if did.chars().count() <= 40 {
-        return id.to_owned();
-    }
-    let head: String = did.chars().take(22).collect();
-    let tail: String = did.chars().skip(did.chars().count() - 6).collect();
-    format!("{head}...{tail}{fragment}")
+    short_name(id)
+}
+
+/// A text in which each DID has its short name. A long DID hides the rest of an error.
+pub fn with_short_dids(text: &str) -> String {
+    let shorten = |word: &str| match word.trim_end_matches([',', '.', ';', ':', ')']) {
+        did if did.starts_with("did:") => format!("{}{}", short(did), &word[did.len()..]),
+        _ => word.to_owned(),
+    };
+    text.split(' ').map(shorten).collect::<Vec<_>>().join(" ")
+}
+
+/// Makes a text of somebody else fit for a terminal and for one line: what could move the cursor, hide text or change its
+/// direction is replaced.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|letter| if is_misleading(letter) { '\u{fffd}' } else { letter }).collect()
+}
+
+/// Like [`printable`], for a text that may have several lines: all but the first are indented, so that none is taken for a line
+/// of the program.
+pub fn printable_lines(text: &str) -> String {
+    let lines = text.split('\n').map(|line| printable(line.strip_suffix('\r').unwrap_or(line)));
+    lines.collect::<Vec<_>>().join("\n    ")
 }
 
 /// Counts the failed messages of `--lines`. Each failure is printed on its line; the tally determines the exit status.

@@ -4,8 +4,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use claviger::{
     did::{
-        CachedResolver, Document, LocalResolver, Relationship, Resolver, did_of, is_did, peer::LongForms,
-        read_documents,
+        CachedResolver, Document, LocalResolver, Relationship, Resolver, ResolverChain, did_of, is_did,
+        peer::LongForms, read_documents,
     },
     didcomm::{FromPrior, Identities},
     keys::PublicKey,
@@ -17,15 +17,24 @@ use claviger::{
 };
 
 use super::{
-    arguments::not_a_did, config::Config, failure::Failure, keeper_process::start_supervisor, output::short,
-    runtime::block_on, state_dir::StateDir, tokens::secrets::open_until,
+    arguments::not_a_did,
+    config::Config,
+    failure::Failure,
+    keeper_process::start_supervisor,
+    output::short,
+    runtime::block_on,
+    servers::{with_servers, without_servers},
+    state_dir::StateDir,
+    tokens::secrets::open_until,
 };
 
 /// The documents that may be ours, and a resolver. Only a token can tell whether a document's DID is ours.
 pub struct OwnDids<'a> {
     config: &'a Config,
     pub documents: Vec<Document>,
-    pub resolver: CachedResolver<LocalResolver>,
+    pub resolver: CachedResolver<ResolverChain>,
+    /// Whether the resolver asks servers.
+    asks_servers: bool,
     long_forms: Arc<dyn LongForms>,
     supervisor: Option<Arc<Supervisor>>,
 }
@@ -39,8 +48,26 @@ pub enum NeededKeys {
 }
 
 impl<'a> OwnDids<'a> {
-    /// Reads the documents that were made here and those that the configuration names. Opens no token.
+    /// Reads the documents that were made here and those that the configuration names. Opens no token. The resolver asks no
+    /// server.
     pub fn load(config: &'a Config) -> Result<Self, Failure> {
+        Self::load_with(config, false, |local| local)
+    }
+
+    /// Like [`load`](Self::load), with a resolver that finds what the agent finds: it asks servers for the documents of
+    /// did:web and did:webvh, unless this is `offline`.
+    pub fn load_with_servers(config: &'a Config, offline: bool) -> Result<Self, Failure> {
+        match offline {
+            true => Self::load_with(config, false, without_servers),
+            false => Self::load_with(config, true, |local| with_servers(local, config)),
+        }
+    }
+
+    fn load_with(
+        config: &'a Config,
+        asks_servers: bool,
+        methods: impl FnOnce(ResolverChain) -> ResolverChain,
+    ) -> Result<Self, Failure> {
         let state = StateDir::new(config.state_dir.clone());
         let mut documents = state.documents()?;
         let mut known: HashSet<String> = documents.iter().map(|document| document.id().to_owned()).collect();
@@ -50,7 +77,8 @@ impl<'a> OwnDids<'a> {
         }
         let long_forms = state.long_forms();
         let local = LocalResolver::new().with_long_forms(long_forms.clone()).with_documents(documents.clone());
-        Ok(Self { config, documents, resolver: CachedResolver::new(local), long_forms, supervisor: None })
+        let resolver = CachedResolver::new(methods(ResolverChain::new(local)));
+        Ok(Self { config, documents, resolver, asks_servers, long_forms, supervisor: None })
     }
 
     /// Keeps the document of a did:peer:4 whose owner was authenticated, or that a person named. Does nothing for other
@@ -70,8 +98,17 @@ impl<'a> OwnDids<'a> {
         if !self.config.tokens.is_empty() {
             self.supervisor = Some(start_supervisor(self.config, Role::Agent)?);
         }
+        self.enter_sandbox_without_keepers();
+        Ok(())
+    }
+
+    /// Like [`enter_sandbox`](Self::enter_sandbox), for a command that needs no token.
+    pub fn enter_sandbox_without_keepers(&self) {
         let long_forms = StateDir::new(self.config.state_dir.clone()).long_forms_folder();
-        let sandbox = if long_forms.is_dir() { Sandbox::new().allow_write(long_forms) } else { Sandbox::new() };
+        let mut sandbox = if long_forms.is_dir() { Sandbox::new().allow_write(long_forms) } else { Sandbox::new() };
+        if self.asks_servers {
+            sandbox = sandbox.allow_name_resolution();
+        }
         match sandbox.enforce() {
             Ok(report) => {
                 for finding in report.findings.iter().filter(|finding| !finding.holds) {
@@ -80,7 +117,6 @@ impl<'a> OwnDids<'a> {
             }
             Err(error) => tracing::warn!(%error, "sandbox not entered"),
         }
-        Ok(())
     }
 
     /// Our DIDs with the tokens that hold the needed keys. If no key is needed, no token is opened.
@@ -144,12 +180,12 @@ impl NeededKeys {
     }
 }
 
-/// The document of one of our DIDs.
+/// The document of one of our DIDs, which may be named by its short name.
 pub fn own_document(config: &Config, did: &str) -> Result<Document, Failure> {
     let documents = OwnDids::load(config)?.documents;
-    documents.into_iter().find(|document| document.is_about(did)).ok_or_else(|| {
+    documents.into_iter().find(|document| document.is_about(did) || short(document.id()) == did).ok_or_else(|| {
         Failure::new("not-ours", format!("{} is not one of our DIDs", short(did)))
-            .hint("`claviger key list` shows the DIDs that use our keys")
+            .hint("`claviger did list` shows our DIDs")
     })
 }
 

@@ -12,21 +12,22 @@ use super::{
     arguments::check_did,
     config::Config,
     failure::Failure,
-    input,
+    input::Input,
+    message_files::{MessageFiles, PACKED_MODE},
     output::{Out, Tally, short},
     own_dids::{NeededKeys, OwnDids},
     runtime::block_on,
 };
 
-/// Packs the plaintext message on stdin, and prints the packed message.
+/// Packs the plaintext message in a file or on stdin, and prints the packed message.
 ///
 /// With --to the message is encrypted: authcrypt with --from, anoncrypt without. With --sign-by it is signed first;
 /// without --to it is only signed. A message without `id` gets one. If `from` is absent it is added, and in a signed
 /// message `to` as well. Nothing else in the message is changed.
 ///
-/// With --lines each line of stdin is a message, and each line of stdout is a result, in the same order: {"packed":
-/// "..."} or {"error": ...}. A bad message does not stop the others; at the end the exit status is 1 if a message
-/// failed, and 3 if one needed a token that was not ready.
+/// With --lines each line of the input is a message, and each line of the output is a result, in the same order:
+/// {"packed": "..."} or {"error": ...}. A bad message does not stop the others; at the end the exit status is 1 if a
+/// message failed, and 3 if one needed a token that was not ready.
 #[derive(clap::Args)]
 pub struct Args {
     /// The recipient: a DID, or the DID URL of one of its keys
@@ -47,9 +48,14 @@ pub struct Args {
     /// Does not wrap the message for the mediators in the recipient's document
     #[arg(long)]
     no_forward: bool,
+    /// Asks no server for the document of a did:web or did:webvh
+    #[arg(long)]
+    offline: bool,
     /// Packs one message per line, and prints one result per line
     #[arg(long)]
     lines: bool,
+    #[command(flatten)]
+    files: MessageFiles,
 }
 
 fn content_encryption(name: &str) -> Result<ContentEncryption, String> {
@@ -58,12 +64,14 @@ fn content_encryption(name: &str) -> Result<ContentEncryption, String> {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     args.check()?;
-    let mut own = OwnDids::load(config)?;
+    let mut own = OwnDids::load_with_servers(config, args.offline)?;
+    let (input, out) = args.files.open(PACKED_MODE, out)?;
+    let out = &out;
     own.enter_sandbox()?;
     if args.lines {
-        return block_on(pack_lines(args, &mut own, out));
+        return block_on(pack_lines(args, input, &mut own, out));
     }
-    let message = args.message(&input::read_message(out, "a plaintext message")?)?;
+    let message = args.message(&input.read_message(out, "a plaintext message")?)?;
     block_on(async {
         let identities = args.identities(&mut own).await?;
         let packed = pack(args, &message, &own, &identities).await?;
@@ -74,11 +82,11 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     })
 }
 
-async fn pack_lines(args: &Args, own: &mut OwnDids<'_>, out: &Out) -> Result<(), Failure> {
+async fn pack_lines(args: &Args, input: Input, own: &mut OwnDids<'_>, out: &Out) -> Result<(), Failure> {
     // Tokens are opened for the first message that can be packed.
     let mut identities = None;
     let mut tally = Tally::default();
-    for line in input::read_lines() {
+    for line in input.read_lines() {
         let result = match line.and_then(|line| args.message(&line)) {
             Ok(message) => {
                 let identities = match &mut identities {
@@ -94,6 +102,7 @@ async fn pack_lines(args: &Args, own: &mut OwnDids<'_>, out: &Out) -> Result<(),
         tally.add(&line);
         out.json_line(&line.unwrap_or_else(|failure| failure.to_json()))?;
     }
+    out.finish()?;
     tally.finish()
 }
 

@@ -1,5 +1,7 @@
 //! PINs that the library does not read itself: the PINs for a new token, and PINs that a person types.
 
+#[cfg(feature = "yubikey")]
+use std::io::IsTerminal;
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
@@ -10,6 +12,8 @@ use zeroize::Zeroizing;
 use claviger::secrets::pkcs11::{Pin, PinPrompt, PinState};
 
 use super::{desktop, failure::Failure, typed_pin::refuse_yubikey_otp};
+#[cfg(feature = "yubikey")]
+use super::{output, shell::quoted};
 
 /// Reads a PIN that is to be set. If a person types the PIN, the person types it twice. `what` names the PIN in
 /// questions and errors.
@@ -49,7 +53,8 @@ pub fn read_hex_key(source: &str, what: &str) -> Result<Zeroizing<Vec<u8>>, Fail
     Ok(key)
 }
 
-fn read_secret(source: &str, base: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
+/// Reads a secret from its source. `what` names it in questions and errors.
+pub fn read_secret(source: &str, base: &Path, what: &str) -> Result<Zeroizing<String>, Failure> {
     if is_interactive(source) {
         return ask(&format!("{}: ", capital(what)));
     }
@@ -132,13 +137,27 @@ pub fn prompt(name: &str, ask_at: AskAt, prompt: &PinPrompt) -> io::Result<Pin> 
     Ok(pin)
 }
 
+/// Asks a person for the PIN of a YubiKey, as [`prompt`] does. At a terminal, says how to type it once for several commands.
+#[cfg(feature = "yubikey")]
+pub fn prompt_for_yubikey(name: &str, ask_at: AskAt, asked: &PinPrompt) -> io::Result<Pin> {
+    let pin = prompt(name, ask_at, asked)?;
+    if ask_at == AskAt::Terminal && io::stderr().is_terminal() {
+        eprintln!(
+            "The YubiKey forgets the PIN some seconds after the last program that uses it has ended. To type it once for \
+             several commands, run `claviger token unlock {} --keep` in another terminal.",
+            quoted(name)
+        );
+    }
+    Ok(pin)
+}
+
 /// Asks a person to touch a YubiKey: on stderr, and with a desktop notification.
 #[cfg(feature = "yubikey")]
 pub fn ask_for_touch(name: &str, touch: &claviger::secrets::piv::TouchPrompt) {
     let which = if touch.of > 1 { format!(" (touch {} of {})", touch.number, touch.of) } else { String::new() };
     let again = if touch.is_reminder { "Still waiting: touch" } else { "Touch" };
     let purpose = touch.purpose.as_ref().map(|purpose| format!(" {purpose}")).unwrap_or_default();
-    eprintln!("{again} the YubiKey {name}, serial {}{purpose}{which}.", touch.serial);
+    output::tell(&format!("{again} the YubiKey {name}, serial {}{purpose}{which}.", touch.serial));
     let summary = if touch.is_reminder { "Still waiting: touch the YubiKey" } else { "Touch the YubiKey" };
     desktop::notify(summary, &format!("YubiKey {name}, serial {}{purpose}{which}", touch.serial));
 }

@@ -9,7 +9,7 @@ use std::{
 use super::failure::Failure;
 
 /// The files of known modules. `*` stands for any one folder.
-const KNOWN: [&str; 19] = [
+const KNOWN: [&str; 20] = [
     "/usr/lib/softhsm/libsofthsm2.so",
     "/usr/lib/*/softhsm/libsofthsm2.so",
     "/usr/lib64/pkcs11/libsofthsm2.so",
@@ -25,6 +25,7 @@ const KNOWN: [&str; 19] = [
     "/usr/lib64/pkcs11/opensc-pkcs11.so",
     "/usr/lib/*/pkcs11/libtpm2_pkcs11.so",
     "/usr/lib/*/libtpm2_pkcs11.so.1",
+    "/usr/lib/*/pkcs11/libopencryptoki.so",
     "/opt/nfast/toolkits/pkcs11/libcknfast.so",
     "/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
     "/opt/cloudhsm/lib/libcloudhsm_pkcs11.so",

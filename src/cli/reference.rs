@@ -63,7 +63,8 @@ fn section(mut command: Command) -> String {
 /// The list item of an argument or an option.
 fn argument(arg: &Arg) -> String {
     let value = arg.get_value_names().map(|names| names.join(" ")).unwrap_or_default();
-    let long = arg.get_long().map(|long| format!("--{long}"));
+    let long = arg.get_long().into_iter().chain(arg.get_visible_aliases().unwrap_or_default());
+    let long = long.map(|long| format!("--{long}"));
     let short = arg.get_short().map(|short| format!("-{short}"));
     let flags: Vec<String> = short.into_iter().chain(long).collect();
     let name = match (flags.is_empty(), takes_value(arg)) {

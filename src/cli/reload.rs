@@ -9,8 +9,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
     io::{self, Write},
+    net::Shutdown,
     os::unix::net::UnixStream,
     path::PathBuf,
+    thread,
 };
 
 use figment::value::Dict;
@@ -19,8 +21,9 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::{
-    config::{Config, RELOADABLE},
-    daemon_options::webhook,
+    api_callers::ApiCallers,
+    config::{Config, RELOADABLE, TokenConfig},
+    daemon_options::webhooks,
     failure::Failure,
 };
 
@@ -30,7 +33,8 @@ pub const CONFIGURATION: &str = "";
 /// Settings by `table.member`, with the values of the file and the environment.
 pub type Settings = BTreeMap<String, Value>;
 
-/// The supervisor's answer. A line with the webhook's secret precedes the answer; without a webhook the line is empty.
+/// The supervisor's answer. Two lines precede the answer: the webhooks' secrets, joined by spaces, which no secret has; and the
+/// tokens of `callers`. Either may be empty.
 #[derive(Serialize, Deserialize)]
 pub struct ReloadedSettings {
     /// The settings of [`RELOADABLE`] that the configuration has.
@@ -39,6 +43,8 @@ pub struct ReloadedSettings {
     pub changed: BTreeSet<String>,
     /// The names in `changed` that need a restart.
     pub needs_restart: BTreeSet<String>,
+    /// Who may use the API.
+    pub callers: ApiCallers,
 }
 
 /// Reads the configuration for an agent. Runs in the supervisor.
@@ -66,24 +72,35 @@ impl ConfigurationReader {
     /// # Errors
     /// Fails if the configuration is invalid. The error says why, in one line.
     pub fn answer(&self) -> io::Result<UnixStream> {
-        let (secret, answer) = self.read().map_err(|failure| {
+        let (secrets, answer) = self.read().map_err(|failure| {
             let hint = failure.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
             let words: Vec<&str> = failure.message.split_whitespace().collect();
             io::Error::other(words.join(" ") + &hint)
         })?;
+        let (tokens, settings) = (answer.callers.tokens_line(), serde_json::to_vec(&answer)?);
         let (mut writer, reader) = UnixStream::pair()?;
-        // The agent does not read yet, so writing must not block. The socket's buffer has room for any configuration.
-        writer.set_nonblocking(true)?;
-        writer.write_all(secret.as_bytes())?;
-        writer.write_all(b"\n")?;
-        writer.write_all(&serde_json::to_vec(&answer)?)?;
+        // The supervisor's hello would stay unread, and the end of this side would then lose the rest of the answer.
+        writer.shutdown(Shutdown::Read)?;
+        // The agent reads once it has the connection. Until then, a long answer does not fit into the socket's buffer.
+        let write = move || {
+            for secret in secrets {
+                writer.write_all(secret.as_bytes())?;
+                writer.write_all(b" ")?;
+            }
+            [b"\n", tokens.as_bytes(), b"\n", &settings].into_iter().try_for_each(|part| writer.write_all(part))
+        };
+        // It fails only if the agent has gone.
+        thread::Builder::new().spawn(move || drop::<io::Result<()>>(write()))?;
         Ok(reader)
     }
 
-    fn read(&self) -> Result<(Zeroizing<String>, ReloadedSettings), Failure> {
+    fn read(&self) -> Result<(Vec<Zeroizing<String>>, ReloadedSettings), Failure> {
         let (config, source) = Config::load_with_source(self.file.as_deref())?;
         config.daemon.check()?;
-        let secret = webhook(&config)?.map(|(_, secret)| secret).unwrap_or_default();
+        // As at the start: the agent needs all of its tokens.
+        config.tokens.iter().try_for_each(TokenConfig::check)?;
+        let secrets = webhooks(&config)?.into_iter().map(|(_, secret)| secret).collect();
+        let callers = ApiCallers::read(&config)?;
         let new = settings(source);
         let hash = |value: &Value| hash(&self.hasher, value);
         let mut current = self.current.borrow_mut();
@@ -97,7 +114,7 @@ impl ConfigurationReader {
         }
         let reloadable: Settings = new.into_iter().filter(|(name, _)| RELOADABLE.contains(&name.as_str())).collect();
         current.extend(reloadable.iter().map(|(name, value)| (name.clone(), hash(value))));
-        Ok((secret, ReloadedSettings { reloadable, changed, needs_restart }))
+        Ok((secrets, ReloadedSettings { reloadable, changed, needs_restart, callers }))
     }
 }
 
@@ -117,4 +134,39 @@ fn settings(source: Dict) -> Settings {
         }
     }
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write as _, fs, io::Read};
+
+    use super::*;
+
+    /// The answer is longer than the buffer of a socket, and nobody reads before it is ready.
+    #[test]
+    fn a_long_configuration_is_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("claviger.toml");
+        let mut text =
+            "[api.remote]\nlisten = \"127.0.0.1:1\"\ntls_certificate = \"a\"\ntls_key = \"a\"\nclient_ca = \"a\"\n"
+                .to_owned();
+        for number in 0..3000 {
+            writeln!(
+                text,
+                "[[api.client]]\nname = \"client-{number}.shops.example.org\"\nscopes = [\"read\", \"send\"]"
+            )
+            .unwrap();
+        }
+        fs::write(&file, text).unwrap();
+        let reader = ConfigurationReader { file: Some(file), current: RefCell::default(), hasher: RandomState::new() };
+        let (mut answer, mut connection) = (String::new(), reader.answer().unwrap());
+        // The supervisor says hello on every connection.
+        assert!(connection.write_all(b"hello").is_err());
+        connection.read_to_string(&mut answer).unwrap();
+        let lines: Vec<&str> = answer.splitn(3, '\n').collect();
+        assert!(answer.len() > 1 << 18 && lines[..2] == ["", ""]);
+        let settings: ReloadedSettings = serde_json::from_str(lines[2]).unwrap();
+        assert_eq!(settings.reloadable["api.client"].as_array().unwrap().len(), 3000);
+        assert!(settings.callers.permissions().is_ok());
+    }
 }

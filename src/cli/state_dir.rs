@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
+    os::unix::fs::{MetadataExt, fchown, lchown},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -71,7 +72,7 @@ impl StateDir {
     pub fn lock(&self) -> Result<fs::File, Failure> {
         let folder = self.documents_folder();
         let lock = || {
-            fs::create_dir_all(&folder)?;
+            self.make_folder(&folder)?;
             let lock = fs::File::open(&folder)?;
             lock.lock().map(|()| lock)
         };
@@ -94,12 +95,15 @@ impl StateDir {
         let folder = self.documents_folder();
         let path = folder.join(name);
         let write = || {
-            fs::create_dir_all(&folder)?;
+            let owner = self.make_folder(&folder)?;
             let mut file = tempfile::NamedTempFile::new_in(&folder)?;
             file.write_all(text.as_bytes())?;
             // A changed document keeps its time, because documents are sorted by age.
             if let Ok(modified) = fs::metadata(&path).and_then(|metadata| metadata.modified()) {
                 file.as_file().set_modified(modified)?;
+            }
+            if let Some((user, group)) = owner {
+                fchown(file.as_file(), Some(user), Some(group))?;
             }
             file.as_file().sync_all()?;
             file.persist(&path).map_err(|error| error.error)?;
@@ -109,6 +113,28 @@ impl StateDir {
             Failure::io(path.display(), &error).hint("`state_dir` in the configuration names another folder")
         })?;
         Ok(path)
+    }
+
+    /// Makes a folder in the state folder. If root does that for an agent of another user, the folder belongs to the agent.
+    /// Returns the owner for the files in it, if that is not this user.
+    fn make_folder(&self, folder: &Path) -> io::Result<Option<(u32, u32)>> {
+        let is_new = !folder.exists();
+        fs::create_dir_all(folder)?;
+        let Some((user, group)) = self.other_owner() else { return Ok(None) };
+        // That user could lead root to any other folder.
+        if fs::symlink_metadata(folder)?.is_symlink() {
+            return Err(io::Error::other(format!("{} is a symbolic link", folder.display())));
+        }
+        if is_new {
+            lchown(folder, Some(user), Some(group))?;
+        }
+        Ok(Some((user, group)))
+    }
+
+    /// The user and the group of the state folder, if this is root and the folder is that of another user.
+    fn other_owner(&self) -> Option<(u32, u32)> {
+        let state = fs::metadata(&self.folder).ok()?;
+        (rustix::process::geteuid().is_root() && state.uid() != 0).then(|| (state.uid(), state.gid()))
     }
 
     /// The file of a DID that claviger made: its document or its log.
@@ -122,7 +148,7 @@ impl StateDir {
     pub fn move_to_retired(&self, file: &Path) -> Result<(), Failure> {
         let retired = self.folder.join("retired");
         let to = retired.join(file.file_name().unwrap_or_default());
-        let moved = fs::create_dir_all(&retired).and_then(|()| fs::rename(file, to));
+        let moved = self.make_folder(&retired).and_then(|_| fs::rename(file, to));
         moved.map_err(|error| Failure::io(file.display(), &error))
     }
 
@@ -136,8 +162,11 @@ impl StateDir {
         self.folder.join("long-forms")
     }
 
-    /// The storage of long forms: the state folder, or memory if the folder is not writable.
+    /// The storage of long forms: the state folder, or memory if the folder is not writable or is another user's.
     pub fn long_forms(&self) -> Arc<dyn LongForms> {
+        if self.other_owner().is_some() {
+            return Arc::new(LongFormsInMemory::default());
+        }
         match LongFormFolder::open(self.long_forms_folder(), MAX_LONG_FORMS) {
             Ok(folder) => Arc::new(folder),
             Err(error) => {

@@ -9,14 +9,19 @@ use std::{collections::BTreeMap, env, ffi::OsStr, os::unix::process::CommandExt}
 use super::{
     config::{Config, displayed_name},
     failure::Failure,
+    shell::quoted,
     this_program,
 };
 
-/// Returns if the variables of all tokens are set. Otherwise replaces this process by the same program with the
-/// variables. Must be called before anything is read from stdin, and before the process has a second thread.
-pub fn ensure(config: &Config) -> Result<(), Failure> {
-    let variables = variables(config)?;
-    let is_set = |(variable, value): (&&str, &&str)| env::var_os(variable).is_some_and(|is| is == OsStr::new(value));
+/// Returns if the variables of the tokens are set. Otherwise replaces this process by the same program with the variables.
+/// Must be called before anything is read from stdin, and before the process has a second thread.
+///
+/// One process has one environment. If two tokens need different ones, this is that of the token called `needed`, or else
+/// of the first, and the other token cannot be used.
+pub fn ensure(config: &mut Config, needed: Option<&str>) -> Result<(), Failure> {
+    let variables = variables(config, needed);
+    let is_set =
+        |(variable, value): (&String, &String)| env::var_os(variable).is_some_and(|is| is == OsStr::new(value));
     if variables.iter().all(is_set) {
         return Ok(());
     }
@@ -26,22 +31,28 @@ pub fn ensure(config: &Config) -> Result<(), Failure> {
     Err(Failure::io("this program cannot be started again with the tokens' variables", &command.exec()))
 }
 
-/// The variables of all tokens.
-fn variables(config: &Config) -> Result<BTreeMap<&str, &str>, Failure> {
-    let mut all = BTreeMap::new();
-    for token in &config.tokens {
-        for (variable, value) in &token.environment {
-            if all.insert(variable.as_str(), value.as_str()).is_some_and(|other| other != value) {
-                let message = format!(
-                    "{}: `environment` of the token {:?}: another token has {variable} with another value, and one \
-                     process has one environment",
-                    displayed_name(config.file.as_deref()),
-                    token.name
-                );
-                return Err(Failure::usage("bad-config", message)
-                    .hint("`claviger token` needs a configuration for each of them; keepers do not"));
-            }
+/// The variables of all tokens that can be used together.
+fn variables(config: &mut Config, needed: Option<&str>) -> BTreeMap<String, String> {
+    let file = displayed_name(config.file.as_deref());
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    let (first, rest): (Vec<_>, Vec<_>) =
+        config.tokens.iter_mut().partition(|token| needed.is_some_and(|name| token.name == name));
+    for token in first.into_iter().chain(rest).filter(|token| token.fault().is_none()) {
+        let differs = |(variable, value): &(&String, &String)| all.get(*variable).is_some_and(|other| other != *value);
+        if let Some((variable, _)) = token.environment.iter().find(differs) {
+            let message = format!(
+                "{file}: `environment` of the token {:?}: another token has {variable} with another value, and one process \
+                 has one environment",
+                token.name
+            );
+            token.set_fault(Failure::usage("bad-config", message).hint(format!(
+                "name the token: `claviger token list` shows one of the two, and `claviger token doctor {}` works; keepers \
+                 have an environment each",
+                quoted(&token.name)
+            )));
+            continue;
         }
+        all.extend(token.environment.clone());
     }
-    Ok(all)
+    all
 }

@@ -12,20 +12,21 @@ use claviger::{
 use super::{
     config::Config,
     failure::Failure,
-    input,
+    input::Input,
+    message_files::{MessageFiles, PLAINTEXT_MODE},
     output::{Out, Tally, short},
     own_dids::{NeededKeys, OwnDids},
     runtime::block_on,
 };
 
-/// Unpacks the packed message on stdin, and prints the message and its provenance.
+/// Unpacks the packed message in a file or on stdin, and prints the message and its provenance.
 ///
-/// The output is {"message": ..., "provenance": ...}. Provenance says how the message was protected, and what that
-/// proves.
+/// The output is {"message": ..., "provenance": ...}. Provenance says how the message was protected, what that proves,
+/// and what is wrong with its attachments.
 ///
-/// With --lines each line of stdin is a packed message, and each line of stdout is a result, in the same order:
-/// {"message": ..., "provenance": ...} or {"error": ...}. A bad message does not stop the others; at the end the exit
-/// status is 1 if a message failed, and 3 if one needed a token that was not ready.
+/// With --lines each line of the input is a packed message, and each line of the output is a result, in the same
+/// order: {"message": ..., "provenance": ...} or {"error": ...}. A bad message does not stop the others; at the end the
+/// exit status is 1 if a message failed, and 3 if one needed a token that was not ready.
 #[derive(clap::Args)]
 pub struct Args {
     /// Unpacks one message per line, and prints one result per line
@@ -40,14 +41,23 @@ pub struct Args {
     /// Refuses nested envelopes that DIDComm discourages or forbids; without this they are warnings
     #[arg(long)]
     strict: bool,
+    /// Asks no server for the document of a did:web or did:webvh: without this, a sender may learn that its message is
+    /// unpacked
+    #[arg(long)]
+    offline: bool,
     /// Asks a person for the PIN or a touch of a YubiKey only for messages that claim to be from this DID, and never
     /// for an anoncrypt; may be given several times. A PKCS#11 token whose PIN a person types asks when it is opened
     #[arg(long, value_name = "DID")]
     known: Vec<String>,
+    #[command(flatten)]
+    files: MessageFiles,
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
-    let mut own = OwnDids::load(config)?;
+    let known = args.known_senders()?;
+    let mut own = OwnDids::load_with_servers(config, args.offline)?;
+    let (input, out) = args.files.open(PLAINTEXT_MODE, out)?;
+    let out = &out;
     own.enter_sandbox()?;
     let mut unpacker = Unpacker {
         own: &own,
@@ -56,14 +66,14 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         options: UnpackOptions {
             unwrap_forward: !args.no_forward,
             strict_nesting: args.strict,
-            prompt_for: args.known_senders()?,
+            prompt_for: known,
             ..UnpackOptions::default()
         },
     };
     if args.lines {
-        return block_on(unpack_lines(&mut unpacker, out));
+        return block_on(unpack_lines(&mut unpacker, input, out));
     }
-    let packed = input::read_message(out, "a packed message")?;
+    let packed = input.read_message(out, "a packed message")?;
     let unpacked = block_on(unpacker.unpack(&packed))?;
     if args.forwarded {
         return print_forwarded(&unpacked.message, out);
@@ -80,9 +90,9 @@ impl Args {
     }
 }
 
-async fn unpack_lines(unpacker: &mut Unpacker<'_>, out: &Out) -> Result<(), Failure> {
+async fn unpack_lines(unpacker: &mut Unpacker<'_>, input: Input, out: &Out) -> Result<(), Failure> {
     let mut tally = Tally::default();
-    for line in input::read_lines() {
+    for line in input.read_lines() {
         let result = match line {
             Ok(line) => unpacker.unpack(&line).await.map(|unpacked| unpacked.to_json()),
             Err(failure) if failure.code == "io" => return Err(failure),
@@ -91,6 +101,7 @@ async fn unpack_lines(unpacker: &mut Unpacker<'_>, out: &Out) -> Result<(), Fail
         tally.add(&result);
         out.json_line(&result.unwrap_or_else(|failure| failure.to_json()))?;
     }
+    out.finish()?;
     tally.finish()
 }
 

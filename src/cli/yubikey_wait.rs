@@ -1,4 +1,4 @@
-//! Waits for a YubiKey that is not plugged in.
+//! Waits for a YubiKey that is not plugged in, or that another program uses.
 
 use std::{
     io::IsTerminal,
@@ -17,7 +17,7 @@ const TERMINAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause between two attempts to open the YubiKey.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Whether a failure to open a token means that a YubiKey is not plugged in.
+/// Whether a failure to open a token means that a YubiKey is not plugged in, or that another program uses it.
 pub fn is_unplugged(token: &TokenConfig, failure: &Failure) -> bool {
     failure.code == "token-absent" && token.is_yubikey()
 }
@@ -37,8 +37,8 @@ impl YubiKeyWait {
         Self { until: time.and_then(|time| Instant::now().checked_add(time)), announced: false, json }
     }
 
-    /// If the failure means that a YubiKey is not plugged in, and time is left: warns the person (the first time only),
-    /// pauses, and returns `true`. Otherwise returns `false` at once.
+    /// If the failure means that a YubiKey is not there or not free, and time is left: warns the person (the first time
+    /// only), pauses, and returns `true`. Otherwise returns `false` at once.
     pub fn should_retry(&mut self, token: &TokenConfig, failure: &Failure) -> bool {
         let left = self.until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default();
         if !is_unplugged(token, failure) || left.is_zero() {

@@ -6,7 +6,8 @@
 
 use serde_json::Value;
 
-/// Writes a value as canonical JSON.
+/// Writes a value as canonical JSON. Numbers are rounded to doubles, as RFC 8785 demands. A number that is larger than any
+/// double, for which the RFC has no form, is written as it is.
 pub fn canonical_json(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
@@ -42,7 +43,10 @@ fn write(value: &Value, text: &mut String) {
             }
             text.push('}');
         }
-        Value::Number(number) => text.push_str(&ecmascript_number(number.as_f64().unwrap_or_default())),
+        Value::Number(number) => text.push_str(&match number.as_f64() {
+            Some(double) => ecmascript_number(double),
+            None => number.to_string(),
+        }),
         Value::String(string) => text.push_str(&quoted(string)),
         Value::Null | Value::Bool(_) => text.push_str(&value.to_string()),
     }

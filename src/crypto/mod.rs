@@ -25,7 +25,7 @@ pub use verify::verify;
 
 #[cfg(all(test, target_os = "linux", feature = "yubikey"))]
 pub(crate) use stack::testing::remains_of;
-#[cfg(feature = "yubikey")]
+#[cfg(any(feature = "pkcs11", feature = "yubikey"))]
 pub(crate) use stack::with_wiped_stack;
 
 /// A ciphertext, a wrapped key or a signature is invalid. The error does not say which check failed, since that would

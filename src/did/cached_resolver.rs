@@ -12,6 +12,7 @@ use quick_cache::{
 };
 
 use super::{
+    canonical::with_capital_escapes,
     document::Document,
     resolve_error::ResolveError,
     resolver::Resolver,
@@ -20,8 +21,9 @@ use super::{
 
 /// Caches the documents that a resolver found, and for a shorter time its failures.
 ///
-/// Concurrent calls for the same DID lead to one call of the resolver. A document whose `id` is not the requested DID
-/// is refused, whatever the resolver returns.
+/// Concurrent calls for the same DID lead to one call of the resolver. A document that is not about the requested DID
+/// is refused, whatever the resolver returns. The `ttl` of a did:webvh shortens the time for which its document is kept,
+/// to [`CacheLimits::refetch_interval`] at least.
 pub struct CachedResolver<R> {
     inner: R,
     limits: CacheLimits,
@@ -105,15 +107,20 @@ impl<R: Resolver> CachedResolver<R> {
 
     /// Removes a DID from the cache. The next call resolves it again.
     pub fn forget(&self, did: &str) {
-        self.entries.remove(did);
+        self.entries.remove(&*with_capital_escapes(did));
     }
 
     async fn resolve_now(&self, did: &str) -> Entry {
-        let outcome = self.inner.resolve(did).await.and_then(|document| match document.id() == did {
+        let outcome = self.inner.resolve(did).await.and_then(|document| match document.is_about(did) {
             true => Ok(document),
             false => Err(ResolveError::wrong_id(did, document.id())),
         });
-        let ttl = if outcome.is_ok() { self.limits.ttl } else { self.limits.negative_ttl };
+        let limits = &self.limits;
+        let ttl = match &outcome {
+            // A stranger chooses the `ttl`, which may be 0. Each fetch costs us a request.
+            Ok(document) => document.ttl().map_or(limits.ttl, |ttl| ttl.max(limits.refetch_interval).min(limits.ttl)),
+            Err(_) => limits.negative_ttl,
+        };
         let now = Instant::now();
         Entry { expires: now + ttl, asked: now, outcome }
     }
@@ -147,6 +154,7 @@ impl RefetchBudget {
 #[async_trait]
 impl<R: Resolver> Resolver for CachedResolver<R> {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
+        let did = &*with_capital_escapes(did);
         if let Some(entry) = self.entries.get(did).filter(|entry| Instant::now() < entry.expires) {
             return entry.outcome;
         }
@@ -181,6 +189,7 @@ impl<R: Resolver> Resolver for CachedResolver<R> {
         if !is_mutable(did) {
             return Ok(None);
         }
+        let did = &*with_capital_escapes(did);
         let cached = self.entries.get(did);
         if cached.as_ref().is_some_and(|entry| entry.asked.elapsed() < self.limits.refetch_interval) {
             return Ok(None);
@@ -200,6 +209,7 @@ impl<R: Resolver> Resolver for CachedResolver<R> {
     }
 
     async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {
+        let did = &*with_capital_escapes(did);
         match self.entries.get(did).filter(|entry| Instant::now() < entry.expires) {
             Some(entry) => entry.outcome.ok(),
             None => self.inner.resolve_offline(did).await,

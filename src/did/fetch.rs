@@ -53,8 +53,8 @@ impl<F: Fetch + ?Sized> Fetch for Arc<F> {
     }
 }
 
-/// Fetches the body of `url`, which is needed to resolve `did`. Status 404 or 410 means [`ResolveError::NotFound`], and
-/// any other status except 200 means [`ResolveError::Unavailable`].
+/// Fetches the body of `url`, which is needed to resolve `did`. Status 404 or 410 means [`ResolveError::NotFound`], a
+/// redirect means [`ResolveError::NotFetched`], and any other status except 200 means [`ResolveError::Unavailable`].
 pub(super) async fn fetch_body(
     fetch: &impl Fetch,
     did: &str,
@@ -65,6 +65,11 @@ pub(super) async fn fetch_body(
     match fetch.fetch(url, accept, limit).await {
         Ok(FetchResponse { status: 200, body }) => Ok(body),
         Ok(FetchResponse { status: 404 | 410, .. }) => Err(ResolveError::not_found(did)),
+        // The document counts as the statement of the host in the DID, and the log of a did:webvh must not be fetched by
+        // following redirects (did:webvh 1.0, "Resolver Transport Hardening"). 304 is no redirect.
+        Ok(FetchResponse { status: status @ (300..=303 | 305..=399), .. }) => {
+            Err(ResolveError::NotFetched { did: shortened(did), source: Arc::new(WebError::Redirect(status)) })
+        }
         Ok(FetchResponse { status, .. }) => Err(ResolveError::unavailable(did, WebError::Status(status))),
         Err(FetchError { is_retryable: true, source }) => {
             Err(ResolveError::Unavailable { did: shortened(did), source })

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 
 use super::{
     cached_resolver::CachedResolver,
+    canonical::with_capital_escapes,
     document::{Document, DocumentError},
     key,
     peer::{self, LongForms, LongFormsInMemory},
@@ -92,7 +93,7 @@ impl LocalResolver {
                     self.long_forms.remember(name);
                 }
             }
-            self.documents.insert(document.id().to_owned(), Arc::new(document));
+            self.documents.insert(with_capital_escapes(document.id()).into_owned(), Arc::new(document));
         }
         self
     }
@@ -117,12 +118,14 @@ impl Resolver for LocalResolver {
         }
         let self_contained =
             if did.starts_with("did:key:") { key::resolve(did) } else { peer::resolve(did, &*self.long_forms) };
-        match (self_contained, self.documents.get(did)) {
+        let document = match (self_contained, self.documents.get(&*with_capital_escapes(did))) {
             (Err(ResolveError::UnsupportedMethod(_) | ResolveError::LongFormUnknown(_)), Some(document)) => {
-                Ok(document.clone())
+                document.clone()
             }
-            (self_contained, _) => self_contained,
-        }
+            (self_contained, _) => self_contained?,
+        };
+        document.log_unused_parts();
+        Ok(document)
     }
 
     async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {

@@ -27,6 +27,7 @@
 //! This module handles public keys only. It generates no key, knows no token, and opens no socket.
 
 mod cached_resolver;
+mod canonical;
 mod document;
 mod fetch;
 pub mod key;
@@ -35,20 +36,24 @@ pub mod peer;
 mod resolve_error;
 mod resolver;
 mod resolver_chain;
+mod short_name;
 mod shorten;
 mod url;
 pub mod web;
 pub mod webvh;
 
 pub use cached_resolver::{CacheLimits, CachedResolver};
+pub(crate) use canonical::{canonical_did, is_same_did};
 pub use document::{
-    Document, DocumentBuilder, DocumentError, Relationship, Service, ServiceEndpoint, VerificationMethod,
+    Document, DocumentBuilder, DocumentError, Relationship, Service, ServiceEndpoint, UNUSED_PARTS, UnusedPart,
+    VerificationMethod,
 };
 pub use fetch::{Fetch, FetchError, FetchResponse};
 pub use local::{LoadError, LocalResolver, local, read_documents};
 pub use resolve_error::ResolveError;
 pub use resolver::Resolver;
 pub use resolver_chain::ResolverChain;
+pub use short_name::{short_name, short_name_beginning};
 #[cfg(feature = "agent")]
 pub(crate) use url::is_mutable;
 pub use url::{DidUrl, DidUrlError, did_of, is_did};

@@ -87,7 +87,7 @@ impl ResolveError {
     /// True for every fault of a server: it is down, answers with any status but 200 (404 and 410 too, since a file that
     /// is being replaced is absent for a moment), or returns a page or half a file instead of the document. True also
     /// for [`LongFormUnknown`](Self::LongFormUnknown). False if the DID itself is malformed, of an unknown method or
-    /// deactivated, and for a server whose address must not be connected to.
+    /// deactivated, for a server that redirects, and for one whose address must not be connected to.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::LongFormUnknown(_) | Self::Unavailable { .. } => true,

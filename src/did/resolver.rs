@@ -8,7 +8,8 @@ use super::{document::Document, resolve_error::ResolveError};
 
 /// Finds the document of a DID (DID Core section 7).
 ///
-/// An implementation must return only a document whose `id` is the requested DID; [`Document::require_id`] checks that.
+/// An implementation must return only a document [about](Document::is_about) the requested DID; [`Document::require_id`]
+/// checks that.
 /// Peers choose the DIDs, so an implementation must bound the size of what it reads, and the time it takes.
 #[async_trait]
 pub trait Resolver: Send + Sync {

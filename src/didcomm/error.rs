@@ -161,7 +161,7 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FromPriorError {
-    /// A claim is absent or has the wrong type.
+    /// A claim is absent or has the wrong type. Holds its name, and what it must be.
     Claims(String),
     /// `kid` is not a key of `iss`.
     Issuer,
@@ -169,16 +169,31 @@ pub enum FromPriorError {
     Subject,
     /// The JWT ends the relationship, but the message has a `from`.
     Ending,
+    /// `exp` has passed, by more than clocks may differ (RFC 7519 section 4.1.4).
+    Expired,
+    /// `nbf` has not come, and is further away than clocks may differ (RFC 7519 section 4.1.5).
+    NotYetValid,
+    /// `aud` does not name the DID that the message came to (RFC 7519 section 4.1.3).
+    Audience,
 }
 
 impl fmt::Display for FromPriorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Claims(reason) => write!(f, "its claims are wrong: {}", quoted(reason)),
+            Self::Claims(reason) => write!(f, "its claim {reason}"),
             Self::Issuer => f.write_str("its kid is not a key of its iss"),
             Self::Subject => f.write_str("its sub is not the message's from"),
             Self::Ending => f.write_str("it has no sub, which ends a relationship, and the message has a from"),
+            Self::Expired => f.write_str("its exp has passed: it is not valid any more"),
+            Self::NotYetValid => f.write_str("its nbf has not come: it is not valid yet"),
+            Self::Audience => f.write_str("its aud names somebody else than the DID that got it"),
         }
+    }
+}
+
+impl From<FromPriorError> for Error {
+    fn from(error: FromPriorError) -> Self {
+        Self::FromPrior(error)
     }
 }
 

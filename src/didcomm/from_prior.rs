@@ -1,12 +1,15 @@
 //! `from_prior`: a JWT with which a DID names its successor (DIDComm v2.1 "DID Rotation").
 
-use serde_json::Value;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
 
 use super::{
     did_forms::{resolvable, same_did},
     error::{Error, FromPriorError},
     identities::Identities,
     key_lookup::{replaced_key, resolve_key},
+    times::{MAX_CLOCK_SKEW_SECONDS, kind, numeric_date},
 };
 use crate::{
     did::{Relationship, Resolver, did_of, is_did},
@@ -49,13 +52,16 @@ impl FromPriorClaims {
     }
 
     /// Verifies a JWT. Returns the claims and the DID URL of the key that signed, which must be an authentication key
-    /// of `iss`.
+    /// of `iss`. The clocks of the signer and of this machine may differ by five minutes.
     ///
     /// # Errors
-    /// If the JWT is malformed, its `kid` is not an authentication key of `iss`, the document of `iss` cannot be
-    /// resolved, or the signature is wrong.
+    /// If the JWT is malformed, is not valid any more or yet (`exp`, `nbf`), or names an audience (`aud`), which only a
+    /// recipient can compare with itself ([`Message::unpack`](super::Message::unpack) does); if its `kid` is not an
+    /// authentication key of `iss`, the document of `iss` cannot be resolved, or the signature is wrong.
     pub async fn unpack(jwt: &str, resolver: &dyn Resolver) -> Result<(Self, String), Error> {
-        UnverifiedFromPrior::parse(jwt)?.verify(resolver).await
+        let prior = UnverifiedFromPrior::parse(jwt)?;
+        prior.check_validity(SystemTime::now(), |_| false)?;
+        prior.verify(resolver).await
     }
 }
 
@@ -64,21 +70,61 @@ pub(super) struct UnverifiedFromPrior {
     jwt: Jwt,
     /// The unverified claims. They decide whether the DID of the issuer is resolved.
     pub claims: FromPriorClaims,
+    validity: Validity,
+}
+
+/// When and for whom a JWT is valid (RFC 7519 sections 4.1.3 to 4.1.5).
+struct Validity {
+    /// The time from which it is not accepted any more, in seconds since 1970.
+    exp: Option<f64>,
+    /// The time from which it is accepted, in seconds since 1970.
+    nbf: Option<f64>,
+    /// Those for whom it is.
+    aud: Option<Vec<String>>,
 }
 
 impl UnverifiedFromPrior {
     /// Parses a JWT, and checks that its `kid` belongs to its `iss`.
     pub fn parse(jwt: &str) -> Result<Self, Error> {
         let jwt = Jwt::parse(jwt)?;
-        let claims = Value::Object(jwt.unverified_claims().clone());
-        let claims: FromPriorClaims = serde_json::from_value(claims)
-            .map_err(|error| Error::FromPrior(FromPriorError::Claims(error.to_string())))?;
+        let claims = jwt.unverified_claims();
+        let validity =
+            Validity { exp: date_claim(claims, "exp")?, nbf: date_claim(claims, "nbf")?, aud: audience(claims)? };
+        let claims = FromPriorClaims {
+            iss: string_claim(claims, "iss")?
+                .ok_or_else(|| Error::from(FromPriorError::Claims("iss is absent".into())))?,
+            sub: string_claim(claims, "sub")?,
+            // A fraction of a second is dropped.
+            iat: date_claim(claims, "iat")?.map(|seconds| seconds.floor() as i64),
+        };
         // Checked before anything is resolved: otherwise a stranger's JWT could make us send a request to any server.
         let issuer = did_of(jwt.kid()).ok_or_else(|| Error::InvalidKeyId(jwt.kid().to_owned()))?;
         if !is_did(&claims.iss) || !same_did(issuer, &claims.iss) {
             return Err(Error::FromPrior(FromPriorError::Issuer));
         }
-        Ok(Self { jwt, claims })
+        Ok(Self { jwt, claims, validity })
+    }
+
+    /// Checks `exp`, `nbf` and `aud`. `arrived` is when the message came, so that one which waited for a token does not
+    /// expire meanwhile. `is_audience` tells whether a name in `aud` is the recipient's.
+    pub fn check_validity(
+        &self,
+        arrived: SystemTime,
+        is_audience: impl Fn(&str) -> bool,
+    ) -> Result<(), FromPriorError> {
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64();
+        let skew = f64::from(MAX_CLOCK_SKEW_SECONDS);
+        let Validity { exp, nbf, aud } = &self.validity;
+        if exp.is_some_and(|exp| exp + skew <= seconds(arrived)) {
+            return Err(FromPriorError::Expired);
+        }
+        if nbf.is_some_and(|nbf| nbf - skew > seconds(SystemTime::now().max(arrived))) {
+            return Err(FromPriorError::NotYetValid);
+        }
+        match aud {
+            Some(aud) if !aud.iter().any(|name| is_audience(name)) => Err(FromPriorError::Audience),
+            _ => Ok(()),
+        }
     }
 
     /// Verifies the signature. Returns the claims and the DID URL of the key that signed.
@@ -92,4 +138,42 @@ impl UnverifiedFromPrior {
         }
         Ok((self.claims, kid.to_owned()))
     }
+}
+
+fn string_claim(claims: &Map<String, Value>, name: &str) -> Result<Option<String>, FromPriorError> {
+    match claims.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(other) => Err(wrong(name, "a string", kind(other))),
+    }
+}
+
+/// Reads a NumericDate, which may have a fraction (RFC 7519 section 2).
+fn date_claim(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, FromPriorError> {
+    match claims.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match numeric_date(value) {
+            Ok(seconds) => Ok(Some(seconds)),
+            Err(found) => Err(wrong(name, "a number of seconds since 1970", found)),
+        },
+    }
+}
+
+/// Reads `aud`: one name, or an array of names (RFC 7519 section 4.1.3).
+fn audience(claims: &Map<String, Value>) -> Result<Option<Vec<String>>, FromPriorError> {
+    const EXPECTED: &str = "a string or an array of strings";
+    let names = match claims.get("aud") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(names)) => names.iter(),
+        Some(name) => std::slice::from_ref(name).iter(),
+    };
+    let names = names.map(|name| match name {
+        Value::String(name) => Ok(name.clone()),
+        other => Err(wrong("aud", EXPECTED, kind(other))),
+    });
+    names.collect::<Result<_, _>>().map(Some)
+}
+
+fn wrong(name: &str, expected: &str, found: &str) -> FromPriorError {
+    FromPriorError::Claims(format!("{name} must be {expected}, and is {found}"))
 }

@@ -1,6 +1,7 @@
 //! Our own DIDs: their documents, and the key in a token for each verification method.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
@@ -90,11 +91,11 @@ impl Identities {
         }
         self.missing.extend(missing.iter().flat_map(|kid| kids(document.id(), kid)));
         if !any_held {
-            self.missing.extend(names(document.id()).map(str::to_owned));
+            self.missing.extend(names(document.id()).map(Cow::into_owned));
         } else {
             let document = Arc::new(document);
             for name in names(document.id()) {
-                self.documents.entry(name.to_owned()).or_insert_with(|| document.clone());
+                self.documents.entry(name.into_owned()).or_insert_with(|| document.clone());
             }
         }
         missing
@@ -129,7 +130,7 @@ impl Identities {
 
     /// The current document of one of our DIDs. A did:peer:4 is found by its long and its short form.
     pub fn document(&self, did: &str) -> Option<&Arc<Document>> {
-        self.documents.get(did)
+        self.documents.get(did).or_else(|| self.documents.get(&*did::canonical_did(did)))
     }
 
     /// The current documents of our DIDs in no particular order. The document of a did:peer:4 comes once.
@@ -199,10 +200,10 @@ fn own_key(held: &HeldKeys, method: &VerificationMethod, relationship: Relations
     fits.then(|| key.clone())
 }
 
-/// The DID, and for the long form of a did:peer:4 also the short form. Peers use both.
-fn names(did: &str) -> impl Iterator<Item = &str> {
-    let short = did::peer::short_form(did).filter(|short| *short != did);
-    [Some(did), short].into_iter().flatten()
+/// The DID, and its canonical form if that is another: for the long form of a did:peer:4 the short form. Peers use both.
+fn names(did: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let canonical = Some(did::canonical_did(did)).filter(|canonical| canonical != did);
+    [Some(Cow::Borrowed(did)), canonical].into_iter().flatten()
 }
 
 /// The id of a method under each name of its DID. An id under another DID, which a document may contain,

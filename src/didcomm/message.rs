@@ -1,12 +1,23 @@
 //! The plaintext message (DIDComm v2.1 "Plaintext Message Structure").
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::{Map, Value};
 
-use super::{attachment::Attachment, media_type::PLAIN, message_error::MessageError, message_type::MessageType};
+use super::{
+    attachment::{Attachment, give_ids},
+    attachment_problem::{AttachmentNote, MAX_NOTES},
+    headers::Headers,
+    media_type::PLAIN,
+    message_error::MessageError,
+    message_type::MessageType,
+};
 
 /// A plaintext message. Every header of the specification has a field. Other headers are in `extra_headers`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// With the feature `exact-numbers`, the numbers in it keep all their digits.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Message {
     /// The id, unique for the sender.
@@ -19,7 +30,6 @@ pub struct Message {
     pub type_: String,
     /// The content that the message type defines: a JSON object. An absent body, which v2.1 allows, reads as
     /// an empty object.
-    #[serde(default = "empty_object")]
     pub body: Value,
     /// The sender's DID.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,10 +102,6 @@ const HEADERS_WITH_FIELD: [&str; 18] = [
     "attachments",
 ];
 
-fn empty_object() -> Value {
-    Value::Object(Map::new())
-}
-
 impl Message {
     /// Begins a message. [`Message::new_id`] makes a new id. `type_` must be a message type URI and `body` a JSON
     /// object; both are checked when the message is packed.
@@ -128,19 +134,53 @@ impl Message {
         uuid::Uuid::new_v4().simple().to_string()
     }
 
-    /// Reads a message from a JSON object, and checks its headers and attachments.
+    /// Reads a message from a JSON object, and checks its headers. [`Attachment::problem`] says what is wrong with an
+    /// attachment.
     ///
     /// # Errors
     /// If the id is absent, `type` is not a message type URI, the body is not an object, a header has the wrong type,
-    /// or an attachment is invalid.
+    /// or the content of an attachment has another hash than the attachment says. A time is a whole number, also in a form
+    /// such as `1700000000.0`, or an RFC 3339 text in UTC. `null` means that a header is absent.
     pub fn from_object(map: Map<String, Value>) -> Result<Self, MessageError> {
-        if map.get("id").and_then(Value::as_str).is_none_or(str::is_empty) {
-            return Err(MessageError::NoId);
+        Self::received(map).map(|(message, _)| message)
+    }
+
+    /// Like [`from_object`](Self::from_object). Returns also what is wrong with attachments, at most [`MAX_NOTES`] notes.
+    pub(super) fn received(map: Map<String, Value>) -> Result<(Self, Vec<AttachmentNote>), MessageError> {
+        let message = Self::read(map)?;
+        message.check_headers()?;
+        let mut notes = Vec::new();
+        for (attachment, content) in message.attachments.iter().flatten().enumerate() {
+            let problem = content.check_received(attachment)?.filter(|_| notes.len() < MAX_NOTES);
+            notes.extend(problem.map(|problem| AttachmentNote { attachment, problem }));
         }
-        let message: Self =
-            serde_json::from_value(Value::Object(map)).map_err(|e| MessageError::Header(e.to_string()))?;
-        message.check()?;
-        Ok(message)
+        Ok((message, notes))
+    }
+
+    /// Reads a message, and checks only the types of the headers.
+    fn read(map: Map<String, Value>) -> Result<Self, MessageError> {
+        let mut headers = Headers(map);
+        Ok(Self {
+            id: headers.string("id")?.ok_or(MessageError::NoId)?,
+            typ: headers.string("typ")?,
+            type_: headers.string("type")?.ok_or(MessageError::NoType)?,
+            body: headers.any("body").unwrap_or_else(|| Map::new().into()),
+            from: headers.string("from")?,
+            to: headers.strings("to")?,
+            thid: headers.string("thid")?,
+            pthid: headers.string("pthid")?,
+            created_time: headers.time("created_time")?,
+            expires_time: headers.time("expires_time")?,
+            from_prior: headers.string("from_prior")?,
+            please_ack: headers.strings("please_ack")?,
+            ack: headers.strings("ack")?,
+            lang: headers.string("lang")?,
+            accept_lang: headers.strings("accept-lang")?,
+            return_route: headers.string("return_route")?,
+            return_route_thread: headers.string("return_route_thread")?,
+            attachments: headers.attachments()?,
+            extra_headers: headers.0,
+        })
     }
 
     /// Reads a message from JSON text.
@@ -151,7 +191,7 @@ impl Message {
     pub fn from_json(text: &str) -> Result<Self, MessageError> {
         let map =
             crate::jose::parse_json_object("message", text.as_bytes(), crate::jose::Limits::default().json_values)
-                .map_err(|error| MessageError::Header(error.to_string()))?;
+                .map_err(|error| MessageError::Json(error.to_string()))?;
         Self::from_object(map)
     }
 
@@ -160,9 +200,14 @@ impl Message {
         serde_json::to_string(self).expect("a message's members are JSON")
     }
 
-    /// Checks what [`from_object`](Self::from_object) checks, and that no header is in `extra_headers`
-    /// that has a field.
+    /// Checks a message that is sent: its headers, and that nothing is wrong with its attachments.
     pub(super) fn check(&self) -> Result<(), MessageError> {
+        self.check_headers()?;
+        self.attachments.iter().flatten().enumerate().try_for_each(|(number, attachment)| attachment.check(number))
+    }
+
+    /// Checks the headers, and that no header is in `extra_headers` that has a field.
+    fn check_headers(&self) -> Result<(), MessageError> {
         if self.id.is_empty() {
             return Err(MessageError::NoId);
         }
@@ -175,10 +220,19 @@ impl Message {
         if let Some(name) = self.extra_headers.keys().find(|name| HEADERS_WITH_FIELD.contains(&name.as_str())) {
             return Err(MessageError::Header(format!("{name:?} has a field, and is in extra_headers too")));
         }
-        for (number, attachment) in self.attachments.iter().flatten().enumerate() {
-            attachment.check(number)?;
-        }
         Ok(())
+    }
+
+    /// Returns the message with an id for each attachment.
+    pub(crate) fn with_attachment_ids(&self) -> Cow<'_, Self> {
+        if self.attachments.iter().flatten().all(Attachment::has_id) {
+            return Cow::Borrowed(self);
+        }
+        let mut message = self.clone();
+        if let Some(attachments) = &mut message.attachments {
+            give_ids(attachments);
+        }
+        Cow::Owned(message)
     }
 
     /// The parts of the message type. `None` if it is not a message type URI.
@@ -189,6 +243,13 @@ impl Message {
     /// The id of the message's thread: `thid`, or `id` if the message begins the thread.
     pub fn thread(&self) -> &str {
         self.thid.as_deref().unwrap_or(&self.id)
+    }
+}
+
+impl<'de> Deserialize<'de> for Message {
+    /// Reads a message, and checks only the types of the headers. [`Message::from_object`] makes the other checks.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(Map::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -250,6 +311,7 @@ impl MessageBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::didcomm::{AttachmentData, HashError};
 
     fn parse(text: &str) -> Result<Message, MessageError> {
         Message::from_json(text)
@@ -275,10 +337,15 @@ mod tests {
             parse(r#"{"id":"1","type":"https://example.org/a/1.0/b","body":[]}"#),
             Err(MessageError::Body)
         ));
-        assert!(matches!(parse(r#"{"id":"1","type":"a/1.0/b","to":"did:example:bob"}"#), Err(MessageError::Header(_))));
-        assert!(matches!(parse(r#"{"id":"1","id":"2","type":"a/1.0/b"}"#), Err(MessageError::Header(_))));
-        let with = |data: &str| parse(&format!(r#"{{"id":"1","type":"a/1.0/b","attachments":[{{"data":{data}}}]}}"#));
-        assert!(matches!(with("{}"), Err(MessageError::AttachmentData(_))));
-        assert!(matches!(with(r#"{"links":["https://example.org"]}"#), Err(MessageError::AttachmentHash { .. })));
+        assert!(matches!(
+            parse(r#"{"id":"1","type":"a/1.0/b","to":"did:example:bob"}"#),
+            Err(MessageError::HeaderValue { header: "to", .. })
+        ));
+        assert!(matches!(parse(r#"{"id":"1","id":"2","type":"a/1.0/b"}"#), Err(MessageError::Json(_))));
+        let with = |data: &str| parse(&format!(r#"{{"id":"1","type":"a/1.0/b","attachments":[{data}]}}"#));
+        assert!(matches!(with("1"), Err(MessageError::HeaderValue { header: "attachments", .. })));
+        let hash = AttachmentData::multihash(b"other");
+        let with_hash = with(&format!(r#"{{"data":{{"base64":"AAAA","hash":"{hash}"}}}}"#));
+        assert!(matches!(with_hash, Err(MessageError::AttachmentHash { error: HashError::Mismatch, .. })));
     }
 }

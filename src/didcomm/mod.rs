@@ -10,11 +10,13 @@
 mod setters;
 
 mod attachment;
+mod attachment_problem;
 mod consistency;
 mod did_forms;
 mod error;
 mod forward;
 mod from_prior;
+mod headers;
 mod identities;
 mod key_lookup;
 mod media_type;
@@ -24,11 +26,14 @@ mod message_type;
 mod pack;
 mod provenance;
 mod recipients;
+mod refused;
 mod route;
+mod times;
 mod unpack;
 
 pub use crate::secrets::FromPriorClaims as FromPrior;
 pub use attachment::{Attachment, AttachmentBuilder, AttachmentData};
+pub use attachment_problem::{AttachmentNote, AttachmentProblem};
 pub use error::{Error, FromPriorError};
 pub use forward::{FORWARD, Forward, wrap_in_forward};
 pub use identities::{Identities, OwnKey};
@@ -39,6 +44,9 @@ pub use message_type::{MessageType, same_name};
 pub use pack::{PackEncrypted, PackEncryptedMetadata, PackSignedMetadata};
 pub use provenance::{Layer, PriorDid, Provenance, Warning};
 #[cfg(feature = "agent")]
-pub(crate) use recipients::check_recipient;
+pub(crate) use recipients::{check_curves, check_recipient};
+pub use refused::RefusedMessage;
 pub use route::{MessagingService, Route, Routes};
+#[cfg(feature = "agent")]
+pub(crate) use times::MAX_CLOCK_SKEW_SECONDS;
 pub use unpack::UnpackOptions;

@@ -1,6 +1,6 @@
 //! Packing: signs and encrypts a plaintext message, and wraps it for mediators.
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use serde_json::{Map, Value};
 
@@ -48,7 +48,7 @@ impl Message {
         }
     }
 
-    /// Signs this message without encrypting it.
+    /// Signs this message without encrypting it. An attachment without an id gets one.
     ///
     /// `sign_by` is one of our DIDs, or the DID URL of one of its authentication keys. The header `from` must name that
     /// DID. Returns the packed message and the key that signed.
@@ -56,23 +56,22 @@ impl Message {
     /// # Errors
     /// If the message is invalid, `from` is another DID, no authentication key is ready, or the token fails.
     pub async fn pack_signed(&self, sign_by: &str, me: &Identities) -> Result<(String, PackSignedMetadata), Error> {
-        self.check_sendable()?;
-        let (packed, sign_by_kid) = self.sign(sign_by, me, &self.context(None, None)).await?;
+        let message = self.sendable()?;
+        let (packed, sign_by_kid) = message.sign(sign_by, me, &message.context(None, None)).await?;
         Ok((packed, PackSignedMetadata { sign_by_kid }))
     }
 
-    /// Checks this message and writes it as JSON, neither signed nor encrypted.
+    /// Checks this message and writes it as JSON, neither signed nor encrypted. An attachment without an id gets one.
     ///
     /// # Errors
     /// If the message is invalid, or `from` or `to` is not a DID without path, query and fragment.
     pub fn pack_plaintext(&self) -> Result<String, Error> {
-        self.check_sendable()?;
-        Ok(self.to_json())
+        Ok(self.sendable()?.to_json())
     }
 
     /// Checks the message itself, and that `from` and `to` are DIDs without path, query and fragment (v2.1
-    /// "Message Headers").
-    fn check_sendable(&self) -> Result<(), Error> {
+    /// "Message Headers"). Returns the message with an id for each attachment.
+    fn sendable(&self) -> Result<Cow<'_, Self>, Error> {
         self.check()?;
         let from = self.from.iter().map(|from| ("from", from));
         let to = self.to.iter().flatten().map(|to| ("to", to));
@@ -80,7 +79,7 @@ impl Message {
             Some((header, found)) => {
                 Err(Error::HeaderMismatch { header, found: found.clone(), expected: "DIDs, without a fragment".into() })
             }
-            None => Ok(()),
+            None => Ok(self.with_attachment_ids()),
         }
     }
 
@@ -204,7 +203,7 @@ impl<'a> PackEncrypted<'a> {
         self
     }
 
-    /// Packs the message. Returns the packed message and what was chosen for it.
+    /// Packs the message. Returns the packed message and what was chosen for it. An attachment without an id gets one.
     ///
     /// The curve is the first one, in the order of the recipient's document, on which the sender has a ready key. For
     /// an anoncrypted message, it is the curve of the recipient's first usable key. The message is encrypted to all the
@@ -219,8 +218,7 @@ impl<'a> PackEncrypted<'a> {
         resolver: &dyn Resolver,
         me: &Identities,
     ) -> Result<(String, PackEncryptedMetadata), Error> {
-        let (message, to) = (self.message, self.to);
-        message.check_sendable()?;
+        let (message, to) = (self.message.sendable()?, self.to);
         let to_did = did_of(to).ok_or_else(|| Error::InvalidKeyId(to.to_owned()))?;
         message.check_to(to_did, self.sign_by.is_some())?;
         self.check_combination()?;

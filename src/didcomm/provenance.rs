@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::attachment_problem::AttachmentNote;
 use crate::{crypto::ContentEncryption, did::did_of, keys::SignatureAlgorithm, secrets::Custody};
 
 /// How a message was protected. Everything here was verified.
@@ -19,11 +20,14 @@ pub struct Provenance {
     /// The envelopes, outermost first.
     pub layers: Vec<Layer>,
     /// The sender's DID rotation, with a verified signature. It proves the rotation only in a message that
-    /// the new DID authcrypted: the JWT names no audience, so anyone may have copied it from another message.
+    /// the new DID authcrypted: the JWT need not name an audience, so anyone may have copied it from another message.
     /// See [`Warning::UnauthenticatedFromPrior`].
     pub from_prior: Option<PriorDid>,
     /// Properties of the message that are allowed, and that the receiver may want to know.
     pub warnings: Vec<Warning>,
+    /// What is wrong with attachments of the message, at most 100 notes. In JSON the member is absent if nothing is wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attachment_notes: Vec<AttachmentNote>,
 }
 
 impl Provenance {

@@ -58,6 +58,25 @@ pub(crate) fn check_recipient(document: &Document, to: &str) -> Result<(), Error
     agreement_keys(document, to).map(drop)
 }
 
+/// Checks that the document of one of our DIDs has a key, ready or not, on a curve of a recipient's keys.
+///
+/// # Errors
+/// [`Error::NoCommonCurve`], and the errors of [`check_recipient`].
+#[cfg(feature = "agent")]
+pub(crate) fn check_curves(document: &Document, to: &str, own: &Document) -> Result<(), Error> {
+    let keys = agreement_keys(document, to)?;
+    let own_keys = || own.methods(Relationship::KeyAgreement).filter_map(|method| method.key.as_ref().ok());
+    if own_keys().any(|own| keys.iter().any(|recipient| recipient.key.curve() == own.curve())) {
+        return Ok(());
+    }
+    Err(Error::NoCommonCurve {
+        to: to.to_owned(),
+        recipient_curves: curve_names(keys.iter().map(|recipient| recipient.key)),
+        from: own.id().to_owned(),
+        sender_curves: curve_names(own_keys()),
+    })
+}
+
 /// The keys on the curve of the first key.
 pub(super) fn keys_on_first_curve<'a>(keys: &[Recipient<'a>]) -> Vec<Recipient<'a>> {
     let curve = keys.first().map(|key| key.key.curve());

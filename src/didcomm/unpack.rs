@@ -3,13 +3,13 @@
 use std::{
     borrow::Cow,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     consistency::{Evidence, check_from, check_owner, check_to},
@@ -21,6 +21,7 @@ use super::{
     key_lookup::{find_key, replaced_key, resolve_key},
     message::Message,
     provenance::{Layer, PriorDid, Provenance, Warning},
+    refused::{MessageNames, RefusedMessage},
 };
 use crate::{
     did::{Relationship, Resolver, did_of},
@@ -58,6 +59,11 @@ pub struct UnpackOptions {
     /// Counts the encrypted layers that were opened, also if the message fails afterwards. Each attempt to open such a
     /// message costs the token time again, so the caller should bound the attempts. Default: not counted.
     pub opened_layers: Option<Arc<AtomicU32>>,
+    /// Takes an absent `from` from the key that authcrypted the message. v2.1 requires `from` in such a message, and some
+    /// mediators leave it out. Default: `false`, the message fails with [`Error::FromAbsent`].
+    pub from_by_key: bool,
+    /// When the message arrived. A `from_prior` that has expired since then is accepted. Default: now.
+    pub arrived: Option<SystemTime>,
 }
 
 impl Default for UnpackOptions {
@@ -70,6 +76,8 @@ impl Default for UnpackOptions {
             deadline: None,
             prompt_for: None,
             opened_layers: None,
+            from_by_key: false,
+            arrived: None,
         }
     }
 }
@@ -90,16 +98,25 @@ impl Message {
         me: &Identities,
         options: &UnpackOptions,
     ) -> Result<(Self, Provenance), Error> {
-        let unpacker = Unpacker { resolver, me, options };
-        let (message, provenance) = unpacker.open(packed).await?;
-        let (message, provenance) = match Forward::from_message(&message) {
-            Some(forward) if options.unwrap_forward => unpacker.open_forward(message, provenance, forward?).await?,
-            _ => (message, provenance),
-        };
-        if options.require_authenticated && !provenance.authenticated {
-            return Err(Error::NotAuthenticated);
+        Unpacker { resolver, me, options, refused: OnceLock::new() }.unpack(packed).await
+    }
+
+    /// Like [`unpack`](Self::unpack). If the message was opened, and is refused for a header, this returns what is known of
+    /// it beside the error, so that its sender can get a problem report. Nothing is returned unless authcrypt proves the sender.
+    ///
+    /// # Errors
+    /// Those of [`unpack`](Self::unpack).
+    pub async fn unpack_or_refuse(
+        packed: &str,
+        resolver: &dyn Resolver,
+        me: &Identities,
+        options: &UnpackOptions,
+    ) -> Result<(Self, Provenance), (Error, Option<Box<RefusedMessage>>)> {
+        let unpacker = Unpacker { resolver, me, options, refused: OnceLock::new() };
+        match unpacker.unpack(packed).await {
+            Ok(opened) => Ok(opened),
+            Err(error) => Err((error, unpacker.refused.into_inner())),
         }
-        Ok((message, provenance))
     }
 }
 
@@ -107,9 +124,23 @@ struct Unpacker<'a> {
     resolver: &'a dyn Resolver,
     me: &'a Identities,
     options: &'a UnpackOptions,
+    /// The message that was opened and is refused.
+    refused: OnceLock<Box<RefusedMessage>>,
 }
 
 impl Unpacker<'_> {
+    async fn unpack(&self, packed: &str) -> Result<(Message, Provenance), Error> {
+        let (message, provenance) = self.open(packed).await?;
+        let (message, provenance) = match Forward::from_message(&message) {
+            Some(forward) if self.options.unwrap_forward => self.open_forward(message, provenance, forward?).await?,
+            _ => (message, provenance),
+        };
+        if self.options.require_authenticated && !provenance.authenticated {
+            return Err(Error::NotAuthenticated);
+        }
+        Ok((message, provenance))
+    }
+
     async fn open(&self, packed: &str) -> Result<(Message, Provenance), Error> {
         let mut evidence = Evidence::default();
         let mut bytes = Cow::Borrowed(packed.as_bytes());
@@ -121,17 +152,33 @@ impl Unpacker<'_> {
                 Envelope::Signed(jws) => bytes = Cow::Owned(self.verify(&jws, &mut evidence).await?),
             }
         };
-        let message = Message::from_object(plain)?;
-        check_from(&message, &evidence)?;
-        check_to(&message, &mut evidence, self.me)?;
-        let mut provenance = evidence.provenance;
+        let names = MessageNames::of(&plain);
+        let read = self.read(plain, &mut evidence).await;
+        if let Err(error) = &read
+            && let Some(refused) = names.refused(&evidence, error)
+        {
+            // Only the innermost message is refused.
+            let _ = self.refused.set(Box::new(refused));
+        }
+        Ok((read?, evidence.provenance))
+    }
+
+    /// Reads the plaintext, and compares its headers with the keys of the layers.
+    async fn read(&self, plain: Map<String, Value>, evidence: &mut Evidence) -> Result<Message, Error> {
+        let (mut message, attachment_notes) = Message::received(plain)?;
+        evidence.provenance.attachment_notes = attachment_notes;
+        if message.from.is_none() && self.options.from_by_key {
+            message.from = evidence.skid.as_deref().and_then(did_of).map(str::to_owned);
+        }
+        check_from(&message, evidence)?;
+        check_to(&message, evidence, self.me)?;
         if let Some(jwt) = &message.from_prior {
-            self.check_from_prior(jwt, &message, evidence.skid.is_some(), &mut provenance).await?;
+            self.check_from_prior(jwt, &message, evidence).await?;
         }
         if message.expires_time.is_some_and(|expires| expires <= now()) {
-            provenance.warnings.push(Warning::Expired);
+            evidence.provenance.warnings.push(Warning::Expired);
         }
-        Ok((message, provenance))
+        Ok(message)
     }
 
     /// Opens the message inside a forward that is addressed to us. Of the forward's provenance only the layers are
@@ -331,13 +378,7 @@ impl Unpacker<'_> {
         }
     }
 
-    async fn check_from_prior(
-        &self,
-        jwt: &str,
-        message: &Message,
-        authcrypt: bool,
-        provenance: &mut Provenance,
-    ) -> Result<(), Error> {
+    async fn check_from_prior(&self, jwt: &str, message: &Message, evidence: &mut Evidence) -> Result<(), Error> {
         let prior = UnverifiedFromPrior::parse(jwt)?;
         match (&prior.claims.sub, &message.from) {
             (Some(sub), Some(from)) if same_did(sub, from) => {}
@@ -345,9 +386,17 @@ impl Unpacker<'_> {
             (None, None) => {}
             (None, Some(_)) => return Err(Error::FromPrior(FromPriorError::Ending)),
         }
+        // Only the DID that the message came to is its audience. Otherwise a peer could find out which of our DIDs belong
+        // together.
+        let is_audience = |name: &str| match evidence.opened_by.as_slice() {
+            [] => self.me.document(name).is_some(),
+            opened_by => opened_by.iter().any(|own| same_did(&own.did, name)),
+        };
+        prior.check_validity(self.options.arrived.unwrap_or_else(SystemTime::now), is_audience)?;
         let (claims, kid) = prior.verify(self.resolver).await?;
         // A message that ends a relationship has no sender to authcrypt with. It must be encrypted nevertheless.
-        let protected = if claims.sub.is_some() { authcrypt } else { provenance.encrypted };
+        let provenance = &mut evidence.provenance;
+        let protected = if claims.sub.is_some() { evidence.skid.is_some() } else { provenance.encrypted };
         if !protected {
             provenance.warnings.push(Warning::UnauthenticatedFromPrior);
         }

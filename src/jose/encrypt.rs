@@ -26,11 +26,12 @@ pub struct Recipient<'a> {
 }
 
 /// Encrypts `plaintext` to the recipients with ECDH-ES+A256KW, which needs no private key of ours. Returns
-/// the JWE as JSON.
+/// the JWE as JSON, with the recipients in the order of their key ids.
 ///
 /// # Errors
 /// If there is no recipient, or the keys are not on one curve that is for key agreement.
 pub fn anoncrypt(plaintext: &[u8], enc: ContentEncryption, recipients: &[Recipient<'_>]) -> Result<String, JoseError> {
+    let recipients = &sorted(recipients);
     let draft = MessageDraft::new(enc, None, recipients)?;
     let info = KdfInfo { apu: &[], apv: &draft.apv, tag: None };
     let keys = draft.ze.iter().map(|ze| wrap_key(&concat_kdf(&[ze], &info), &draft.cek)).collect();
@@ -54,6 +55,7 @@ pub async fn authcrypt(
     secrets: &(impl Secrets + ?Sized),
     cx: &Context,
 ) -> Result<String, JoseError> {
+    let recipients = &sorted(recipients);
     let mut draft = MessageDraft::new(ContentEncryption::A256CbcHs512, Some(skid), recipients)?;
     let content = draft.encrypt(plaintext);
     let request = WrapRequest {
@@ -65,6 +67,14 @@ pub async fn authcrypt(
     };
     let keys = secrets.wrap_cek(sender, &request, &cx.for_kid(skid)).await?;
     Ok(draft.serialize(recipients, keys, &content))
+}
+
+/// The recipients by key id. `apv` is the hash of the sorted key ids. A peer that hashes them in the order of the
+/// message, as didcomm-messaging 0.1.1 for Python does, gets the same hash.
+fn sorted<'a>(recipients: &[Recipient<'a>]) -> Vec<Recipient<'a>> {
+    let mut sorted = recipients.to_vec();
+    sorted.sort_by_key(|recipient| recipient.kid);
+    sorted
 }
 
 /// A message before its content is encrypted.

@@ -25,7 +25,8 @@ impl Envelope {
         if message.len() > limits.bytes {
             return Err(JoseError::TooLarge { size: message.len(), limit: limits.bytes });
         }
-        let map = json::parse_object("message", message, limits.json_values)?;
+        let map = json::parse_object("message", message, limits.json_values)
+            .map_err(|error| compact(message).map_or(error, JoseError::Serialization))?;
         let has = |name| map.contains_key(name);
         if has("ciphertext") {
             Ok(Self::Encrypted(Box::new(Jwe::from_object(map, limits)?)))
@@ -36,5 +37,17 @@ impl Envelope {
         } else {
             Err(JoseError::Unrecognised)
         }
+    }
+}
+
+/// Returns the name of the serialization if a text that is not JSON is a compact JWE or JWS: five or three parts in
+/// base64url.
+fn compact(message: &[u8]) -> Option<&'static str> {
+    let text = message.trim_ascii();
+    let is_compact = text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
+    match text.iter().filter(|byte| **byte == b'.').count() {
+        4 if is_compact => Some("JWE Compact Serialization"),
+        2 if is_compact => Some("JWS Compact Serialization"),
+        _ => None,
     }
 }

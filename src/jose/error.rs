@@ -55,6 +55,22 @@ pub enum JoseError {
     /// A header parameter is unsupported and must not be ignored, or must not be in this header.
     #[error("the header parameter {} is refused", quoted(.0))]
     RefusedParameter(String),
+    /// Header parameters are in another header than DIDComm wants them in (v2.1 "DIDComm Encrypted Messages" and "DIDComm
+    /// Signed Messages").
+    #[error("{}", misplaced(names, found, wanted))]
+    Misplaced {
+        /// The names of the parameters.
+        names: Vec<&'static str>,
+        /// The header that has them.
+        found: &'static str,
+        /// The header that should have them.
+        wanted: &'static str,
+    },
+    /// The message is in another serialization of JOSE than DIDComm wants. Holds its name in the RFCs.
+    #[error(
+        "the message is in the {0}; DIDComm wants the General JSON Serialization, with `recipients` or `signatures`"
+    )]
+    Serialization(&'static str),
     /// A header parameter is in two headers (RFC 7516 section 7.2.1).
     #[error("the header parameter {} is given twice", quoted(.0))]
     DuplicateParameter(String),
@@ -112,6 +128,13 @@ pub enum JoseError {
     /// The token failed, or could not be reached.
     #[error(transparent)]
     Secrets(#[from] SecretsError),
+}
+
+fn misplaced(names: &[&str], found: &str, wanted: &str) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    let (noun, verb, pronoun) =
+        if names.len() == 1 { ("parameter", "is", "it") } else { ("parameters", "are", "them") };
+    format!("the header {noun} {} {verb} in {found}; DIDComm wants {pronoun} in {wanted}", quoted.join(", "))
 }
 
 /// Text from a peer, for a log or an error: escaped, and cut after 100 characters.

@@ -3,7 +3,13 @@
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{b64, error::JoseError, header::refuse_extensions, json, limits::Limits};
+use super::{
+    b64,
+    error::JoseError,
+    header::{PROTECTED, RECIPIENT, UNPROTECTED, refuse_extensions, refuse_misplaced},
+    json,
+    limits::Limits,
+};
 use crate::{
     crypto::{CheckFailed, ContentEncryption},
     keys::{Jwk, PublicKey},
@@ -163,7 +169,7 @@ impl Jwe {
             Some(Value::Object(unprotected)) => unprotected,
             Some(_) => return Err(JoseError::InvalidMember("unprotected")),
         };
-        check_unprotected(&unprotected, &[&header])?;
+        check_unprotected(&unprotected, &[&header], UNPROTECTED)?;
         let recipients = recipients(&mut map, &[&header, &unprotected], limits)?;
 
         let alg = algorithm(&mut header)?;
@@ -214,8 +220,12 @@ fn recipients(
     other_headers: &[&Map<String, Value>],
     limits: &Limits,
 ) -> Result<Vec<JweRecipient>, JoseError> {
-    let Some(Value::Array(items)) = map.remove("recipients") else {
-        return Err(JoseError::Missing("recipients"));
+    let items = match map.remove("recipients") {
+        Some(Value::Array(items)) => items,
+        None if map.contains_key("encrypted_key") => {
+            return Err(JoseError::Serialization("Flattened JWE JSON Serialization"));
+        }
+        _ => return Err(JoseError::Missing("recipients")),
     };
     if items.is_empty() {
         return Err(JoseError::Missing("recipients"));
@@ -231,8 +241,8 @@ fn recipients(
             Some(_) => return Err(JoseError::InvalidMember("header")),
             None => return Err(JoseError::Missing("header")),
         };
-        check_unprotected(&header, other_headers)?;
-        let kid = json::take_string(&mut header, "kid")?.ok_or(JoseError::Missing("kid"))?;
+        check_unprotected(&header, other_headers, RECIPIENT)?;
+        let kid = json::take_string(&mut header, "kid")?.ok_or_else(|| kid_absent(other_headers))?;
         let encrypted_key =
             json::take_string(&mut item, "encrypted_key")?.ok_or(JoseError::Missing("encrypted_key"))?;
         if recipients.iter().any(|other| other.kid == kid) {
@@ -243,17 +253,26 @@ fn recipients(
     Ok(recipients)
 }
 
+/// The error if a recipient has no `kid`: it may be in another header, given as the protected and the unprotected one.
+fn kid_absent(headers: &[&Map<String, Value>]) -> JoseError {
+    let found = headers.iter().zip([PROTECTED, UNPROTECTED]).find(|(header, _)| header.contains_key("kid"));
+    match found {
+        Some((_, found)) => JoseError::Misplaced { names: vec!["kid"], found, wanted: RECIPIENT },
+        None => JoseError::Missing("kid"),
+    }
+}
+
 /// Checks an unprotected header: it must not repeat a parameter of another header, contain a parameter that must be
 /// protected, or contain an extension.
-fn check_unprotected(header: &Map<String, Value>, others: &[&Map<String, Value>]) -> Result<(), JoseError> {
-    for name in header.keys() {
-        if others.iter().any(|other| other.contains_key(name)) {
-            return Err(JoseError::DuplicateParameter(name.clone()));
-        }
-        if ["alg", "enc", "epk", "apu", "apv", "skid", "typ"].contains(&name.as_str()) {
-            return Err(JoseError::RefusedParameter(name.clone()));
-        }
+fn check_unprotected(
+    header: &Map<String, Value>,
+    others: &[&Map<String, Value>],
+    place: &'static str,
+) -> Result<(), JoseError> {
+    if let Some(name) = header.keys().find(|name| others.iter().any(|other| other.contains_key(*name))) {
+        return Err(JoseError::DuplicateParameter(name.clone()));
     }
+    refuse_misplaced(header, &["alg", "enc", "epk", "apu", "apv", "skid", "typ"], place)?;
     refuse_extensions(header)
 }
 

@@ -2,7 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{b64, error::JoseError, header::refuse_extensions, json};
+use super::{
+    b64,
+    error::JoseError,
+    header::{SIGNATURE, refuse_extensions, refuse_misplaced},
+    json,
+};
 use crate::{
     crypto,
     keys::{PublicKey, SignatureAlgorithm},
@@ -135,9 +140,7 @@ fn kid(protected: &mut Map<String, Value>, unprotected: Option<Value>) -> Result
     if let Some(name) = unprotected.keys().find(|name| protected.contains_key(*name)) {
         return Err(JoseError::DuplicateParameter(name.clone()));
     }
-    if let Some(name) = ["alg", "typ"].into_iter().find(|name| unprotected.contains_key(*name)) {
-        return Err(JoseError::RefusedParameter(name.to_owned()));
-    }
+    refuse_misplaced(&unprotected, &["alg", "typ"], SIGNATURE)?;
     match kids {
         (Some(a), Some(b)) if a != b => Err(JoseError::DuplicateParameter("kid".to_owned())),
         (Some(kid), _) | (None, Some(kid)) => Ok(kid),

@@ -36,6 +36,9 @@ impl Jwt {
         let mut header =
             json::parse_object("JWT header", &b64::decode("JWT header", header)?, json::MAX_HEADER_VALUES)?;
         refuse_extensions(&header)?;
+        if !header.contains_key("typ") {
+            return Err(JoseError::Missing("typ"));
+        }
         if !jws::is_jwt(&header) {
             return Err(JoseError::InvalidMember("typ"));
         }

@@ -1,10 +1,10 @@
 //! Public JSON Web Keys (RFC 7517).
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{curve::Curve, error::KeyError, public_key::PublicKey};
+use crate::encoding::{from_base64url, to_base64url};
 
 /// The public members of an EC or OKP JWK, as in a DID document or an `epk`. Other members are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,17 +27,16 @@ impl Jwk {
         // The members are in lexicographic order (RFC 7638 section 3.3).
         let y = self.y.as_ref().map(|y| format!(r#","y":"{y}""#)).unwrap_or_default();
         let json = format!(r#"{{"crv":"{}","kty":"{}","x":"{}"{y}}}"#, self.crv, self.kty, self.x);
-        URL_SAFE_NO_PAD.encode(Sha256::digest(json.as_bytes()))
+        to_base64url(Sha256::digest(json.as_bytes()))
     }
 }
 
 impl PublicKey {
     /// The key as a JWK, with coordinates at full length.
     pub fn to_jwk(&self) -> Jwk {
-        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let (kty, x, y) = match self.coordinates() {
-            Some((x, y)) => ("EC", encode(x), Some(encode(y))),
-            None => ("OKP", encode(self.as_bytes()), None),
+            Some((x, y)) => ("EC", to_base64url(x), Some(to_base64url(y))),
+            None => ("OKP", to_base64url(self.as_bytes()), None),
         };
         Jwk { kty: kty.to_owned(), crv: self.curve().name().to_owned(), x, y }
     }
@@ -51,7 +50,7 @@ impl PublicKey {
             .into_iter()
             .find(|curve| curve.name() == jwk.crv)
             .ok_or_else(|| KeyError::Unsupported(jwk.crv.chars().take(40).collect()))?;
-        let decode = |text: &str, name| URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError::Malformed(name));
+        let decode = |text: &str, name| from_base64url(text).ok_or(KeyError::Malformed(name));
         let x = decode(&jwk.x, "x")?;
         match (jwk.kty.as_str(), curve) {
             ("OKP", Curve::X25519 | Curve::Ed25519) => Self::from_bytes(curve, &x),
@@ -85,7 +84,7 @@ mod tests {
 
     #[test]
     fn kty_and_crv_must_agree() {
-        let jwk = Jwk { kty: "EC".into(), crv: "X25519".into(), x: URL_SAFE_NO_PAD.encode([9; 32]), y: None };
+        let jwk = Jwk { kty: "EC".into(), crv: "X25519".into(), x: to_base64url([9; 32]), y: None };
         assert_eq!(PublicKey::from_jwk(&jwk), Err(KeyError::Unsupported("EC X25519".into())));
     }
 }

@@ -1,6 +1,7 @@
 //! Multikeys: a multicodec prefix and a key in base58btc (W3C Controlled Identifiers 1.0 section 2.2.2, did:key 1.0).
 
 use super::{curve::Curve, error::KeyError, public_key::PublicKey};
+use crate::encoding::from_base58;
 
 /// The multicodec of a public key on the curve, encoded as an unsigned varint.
 fn codec(curve: Curve) -> [u8; 2] {
@@ -34,12 +35,16 @@ impl PublicKey {
     /// If the text is not a multikey, its key type is not supported, or its point is invalid.
     pub fn from_multikey(text: &str) -> Result<Self, KeyError> {
         let base58 = text.strip_prefix('z').ok_or(KeyError::Malformed("the multikey's multibase prefix"))?;
-        // Decoding base58 takes quadratic time, so the length is limited. The longest useful text is that of an
-        // uncompressed P-521 key.
-        if base58.len() > 200 {
-            return Err(KeyError::Malformed("the multikey"));
-        }
-        let bytes = bs58::decode(base58).into_vec().map_err(|_| KeyError::Malformed("the multikey's base58"))?;
+        // The longest useful text is that of an uncompressed P-521 key, with less than 200 characters.
+        let bytes = from_base58(base58).ok_or(KeyError::Malformed("the multikey's base58"))?;
+        Self::from_multicodec(&bytes)
+    }
+
+    /// The key in a multicodec prefix and a point.
+    ///
+    /// # Errors
+    /// If there is no prefix, its key type is not supported, or the point is invalid.
+    pub(crate) fn from_multicodec(bytes: &[u8]) -> Result<Self, KeyError> {
         let (prefix, point) = bytes.split_at_checked(2).ok_or(KeyError::Malformed("the multikey"))?;
         let curve = Curve::ALL
             .into_iter()

@@ -24,7 +24,7 @@ use super::{
     dial::{Connection, Dialer, Reached},
     error::NetError,
     guard::AddressGuard,
-    http_response::HttpResponse,
+    http_response::{HttpResponse, ResponseHead},
     request_limits::RequestLimits,
     target::Target,
     tls::{TlsError, client_config},
@@ -169,7 +169,7 @@ impl HttpClient {
         Ok(HttpResponse::read(response, &target, limits, deadline).await)
     }
 
-    /// Sends a POST with these headers to a server of the operator. Returns the response's status. No redirect is
+    /// Sends a POST with these headers to a server of the operator. Returns the head of the response. No redirect is
     /// followed: the content is for the server that the operator named.
     ///
     /// # Errors
@@ -180,7 +180,7 @@ impl HttpClient {
         media_type: &'static str,
         headers: &[(&'static str, &str)],
         body: Bytes,
-    ) -> Result<StatusCode, NetError> {
+    ) -> Result<ResponseHead, NetError> {
         let limits = RequestLimits::default();
         let target = Target::http(url)?;
         let mut request = request(Method::POST, &target, header::CONTENT_TYPE, media_type, body)?;
@@ -191,7 +191,7 @@ impl HttpClient {
             request.headers_mut().insert(name, value);
         }
         let response = send(&self.any_address, request, &target, limits, Instant::now() + limits.timeout).await?;
-        Ok(response.status())
+        Ok(ResponseHead::read(&response))
     }
 
     /// Whether a did:web document of this host is requested without TLS.

@@ -30,6 +30,21 @@ pub struct HttpResponse {
     pub body: Result<Bytes, NetError>,
 }
 
+/// The head of a response whose body is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The HTTP status.
+    pub status: u16,
+    /// How long the server asks us to wait, from `Retry-After`; at most a day.
+    pub retry_after: Option<Duration>,
+}
+
+impl ResponseHead {
+    pub(super) fn read<B>(response: &Response<B>) -> Self {
+        Self { status: response.status().as_u16(), retry_after: retry_after(response.headers(), SystemTime::now()) }
+    }
+}
+
 impl HttpResponse {
     /// Whether the status is 2xx: the server accepted the request.
     pub fn is_success(&self) -> bool {

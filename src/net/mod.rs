@@ -32,7 +32,7 @@ pub use dial::{Connection, Dialer, Reached};
 pub use error::{NetError, is_retryable_status};
 pub use guard::{AddressGuard, RefusedAddress};
 pub use http::{HttpClient, HttpOptions};
-pub use http_response::HttpResponse;
+pub use http_response::{HttpResponse, ResponseHead};
 pub use request_limits::RequestLimits;
 pub use target::{Origin, Target};
 pub use tls::{TlsError, client_config};

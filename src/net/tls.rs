@@ -52,11 +52,11 @@ pub fn client_config(more_roots: Option<&Path>) -> Result<Arc<ClientConfig>, Tls
     // Some systems have a few certificates that webpki cannot parse. The others are used.
     let (_, unparsable) = roots.add_parsable_certificates(system.certs);
     if unparsable > 0 || !system.errors.is_empty() {
-        tracing::warn!(unparsable, errors = ?system.errors, "some root certificates of the system not loaded");
+        tracing::info!(unparsable, errors = ?system.errors, "some root certificates of the system not loaded");
     }
     if roots.is_empty() {
-        // An agent with a mediator in its own network may need no TLS.
-        tracing::warn!("no root certificates on this system: TLS connections will fail; install ca-certificates");
+        // An agent with a mediator in its own network may need no TLS, and neither does a command without a did:web.
+        tracing::info!("no root certificates on this system: TLS connections will fail; install ca-certificates");
     }
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])?

@@ -50,16 +50,17 @@ impl Sandbox {
         Self::default()
     }
 
-    /// Allows reading a file, or everything below a folder.
+    /// Allows reading a file, or everything below a folder. An empty path is the working folder, as the parent of a bare
+    /// file name is.
     pub fn allow_read(mut self, path: impl Into<PathBuf>) -> Self {
-        self.read.push(path.into());
+        self.read.push(Path::new(".").join(path.into()));
         self
     }
 
     /// Allows reading and writing a file, or everything below a folder. In a folder, files may also be created, renamed
     /// and deleted; devices and sockets may not be created.
     pub fn allow_write(mut self, path: impl Into<PathBuf>) -> Self {
-        self.write.push(path.into());
+        self.write.push(Path::new(".").join(path.into()));
         self
     }
 

@@ -131,6 +131,12 @@ impl Secrets for FailoverSecrets {
         self.keys.subscribe()
     }
 
+    fn look_for(&self, key: &PublicKey) {
+        if self.keys.borrow().get(key).is_none() {
+            self.holders.iter().for_each(|holder| holder.look_for(key));
+        }
+    }
+
     async fn sign(&self, key: &PublicKey, request: &SignRequest<'_>, cx: &Context) -> Result<Signature, SecretsError> {
         try_each_holder!(self, key, holder => holder.sign(key, request, cx))
     }

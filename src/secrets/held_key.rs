@@ -93,6 +93,18 @@ impl HeldKey {
     }
 }
 
+/// A private key that a token holds and does not serve, because its public half is not known. No DID can name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct UnpairedKey {
+    /// The label that the token stores with the key.
+    pub label: Option<String>,
+    /// The curve's name, or what the token says about the curve.
+    pub curve: String,
+    /// Why the key is not served, and what to do about it.
+    pub reason: String,
+}
+
 /// The keys that tokens hold: a list in configured order, with an index by public half.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HeldKeys(Arc<KeyList>);

@@ -30,6 +30,11 @@ pub trait Secrets: Send + Sync {
     /// The keys that are held, with their present states. The receiver is notified of changes.
     fn keys(&self) -> watch::Receiver<HeldKeys>;
 
+    /// Says that `key` is asked for. If no token has shown it, the tokens are searched for their keys again, since another
+    /// program may have made the key meanwhile. Returns at once; a key that is found appears in [`Secrets::keys`]. The
+    /// tokens are searched once in ten seconds at most, however often they are asked.
+    fn look_for(&self, _key: &PublicKey) {}
+
     /// Signs `request` with `key`. The implementation builds the signing input from the request, so no caller can
     /// have other bytes signed. Fails with [`SecretsError::InvalidRequest`] if the content is not what the
     /// request says it is.
@@ -62,6 +67,10 @@ pub trait Secrets: Send + Sync {
 impl<S: Secrets + ?Sized> Secrets for Arc<S> {
     fn keys(&self) -> watch::Receiver<HeldKeys> {
         (**self).keys()
+    }
+
+    fn look_for(&self, key: &PublicKey) {
+        (**self).look_for(key);
     }
 
     async fn sign(

@@ -6,12 +6,12 @@ use zeroize::Zeroizing;
 
 use super::{
     error::TokenError,
-    held_key::HeldKey,
+    held_key::{HeldKey, UnpairedKey},
     import::ImportKey,
     mutex::lock,
     purpose::Purpose,
     request::{UnwrapRequest, WrapRequest},
-    slot::SlotOptions,
+    slot::{Slot, SlotOptions},
     token::{Custodian, NewKey, Token, TokenInfo},
 };
 use crate::{
@@ -104,6 +104,11 @@ impl Token for LazyToken {
         self.token().is_ok_and(|token| token.is_exhausted())
     }
 
+    /// A token that was not opened yet is not opened.
+    fn probe(&self) -> Result<(), TokenError> {
+        self.token().map_or(Ok(()), |token| token.probe())
+    }
+
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
         self.open_token(false)?.keys()
     }
@@ -147,8 +152,16 @@ impl Custodian for LazyToken {
         self.open_token(false)?.delete(key)
     }
 
+    fn delete_in_slot(&self, key: &PublicKey, slot: Option<Slot>) -> Result<(), TokenError> {
+        self.open_token(false)?.delete_in_slot(key, slot)
+    }
+
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
         self.open_token(false)?.inventory()
+    }
+
+    fn unpaired_keys(&self) -> Vec<UnpairedKey> {
+        self.token().map(|token| token.unpaired_keys()).unwrap_or_default()
     }
 
     fn attest(&self, key: &PublicKey) -> Result<Vec<Vec<u8>>, TokenError> {

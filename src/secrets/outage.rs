@@ -19,12 +19,19 @@ pub struct Outage {
 #[derive(Debug, Default)]
 pub(in crate::secrets) struct Availability {
     outage: Option<Outage>,
+    in_service_since: Option<Instant>,
 }
 
 impl Availability {
     /// The outage; `None` while the token is in service.
     pub(in crate::secrets) fn outage(&self) -> Option<&Outage> {
         self.outage.as_ref()
+    }
+
+    /// Since when the token is in service, or out of service; none before its state is known.
+    #[cfg(feature = "keeper")]
+    pub(in crate::secrets) fn since(&self) -> Option<Instant> {
+        self.outage.as_ref().map(|outage| outage.since).or(self.in_service_since)
     }
 
     /// Records that the token is out of service because of `error`. If it was out of service already, the outage keeps
@@ -35,11 +42,13 @@ impl Availability {
         let since = self.outage.as_ref().map_or_else(Instant::now, |outage| outage.since);
         let is_new = self.outage.as_ref().is_none_or(|outage| outage.error != error);
         self.outage = Some(Outage { error, since });
+        self.in_service_since = None;
         is_new
     }
 
     /// Records that the token is in service.
     pub(in crate::secrets) fn set_in_service(&mut self) {
         self.outage = None;
+        self.in_service_since.get_or_insert_with(Instant::now);
     }
 }

@@ -17,6 +17,8 @@ pub enum Purpose {
     },
     /// A test of the key itself.
     KeyTest,
+    /// Making, importing or deleting a key.
+    KeyChange,
 }
 
 /// How many characters of a long DID are shown at its start. A did:peer:4 DID may have thousands.
@@ -26,7 +28,11 @@ const SHOWN_AT_END: usize = 8;
 
 impl fmt::Display for Purpose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Operation { operation, peer } = self else { return f.write_str("to test the key") };
+        let (operation, peer) = match self {
+            Self::Operation { operation, peer } => (operation, peer),
+            Self::KeyTest => return f.write_str("to test the key"),
+            Self::KeyChange => return f.write_str("to change its keys"),
+        };
         match (operation, peer.as_deref().map(shortened)) {
             (KeyOperation::Unwrap, Some(peer)) => write!(f, "to read a message that says it is from {peer}"),
             (KeyOperation::Unwrap, None) => f.write_str("to read a message that does not say who it is from"),

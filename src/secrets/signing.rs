@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::error::SecretsError;
 use crate::{
     crypto::{canonical_json, document_hash, proof_input, proof_options},
-    json::{Duplicates, parse},
+    json::{Duplicates, parse, parse_for_hash},
     keys::{PublicKey, SignatureAlgorithm},
 };
 
@@ -126,7 +126,7 @@ impl SigningInput {
 /// Parses an entry of a did:webvh log. Returns the entry and its `versionTime`. The entry must have exactly the four
 /// members of an unsigned entry, so that no message and no credential passes for an entry.
 fn parse_webvh_entry(entry: &[u8]) -> Result<(Value, String), SecretsError> {
-    let Ok(Value::Object(entry)) = parse(entry, MAX_VALUES, Duplicates::LastWins) else {
+    let Ok(Value::Object(entry)) = parse_for_hash(entry, MAX_VALUES) else {
         return Err(SecretsError::InvalidRequest("the content to sign is not a JSON object"));
     };
     let time = entry.get("versionTime").and_then(Value::as_str).map(str::to_owned);

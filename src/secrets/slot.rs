@@ -25,11 +25,27 @@ pub struct SlotOptions {
 pub enum PinPolicy {
     /// Never.
     Never,
-    /// Once, until the card is reset or unplugged.
+    /// Once, until the card is reset or loses its power.
     #[default]
     Once,
     /// Before each operation.
     Always,
+    /// A fingerprint or the PIN, once. YubiKey Bio only.
+    MatchOnce,
+    /// A fingerprint or the PIN, before each operation. YubiKey Bio only.
+    MatchAlways,
+}
+
+impl PinPolicy {
+    /// The policy for a program that presents the PIN and no fingerprint.
+    #[cfg(feature = "yubikey")]
+    pub(in crate::secrets) fn by_pin(self) -> Self {
+        match self {
+            Self::MatchOnce => Self::Once,
+            Self::MatchAlways => Self::Always,
+            policy => policy,
+        }
+    }
 }
 
 /// When a key needs a touch.

@@ -10,12 +10,12 @@ use zeroize::Zeroizing;
 
 use super::{
     error::TokenError,
-    held_key::HeldKey,
+    held_key::{HeldKey, UnpairedKey},
     import::ImportKey,
     key_use::KeyUse,
     purpose::Purpose,
     request::{UnwrapRequest, WrapRequest},
-    slot::SlotOptions,
+    slot::{Slot, SlotOptions},
 };
 use crate::{
     crypto::{Cek, EncryptedKey},
@@ -56,6 +56,13 @@ pub trait Token: Send + Sync {
     /// Whether the token's module has used up a resource that is freed only when the process ends.
     fn is_exhausted(&self) -> bool {
         false
+    }
+
+    /// Asks the idle token whether it is still there, and whether this process is still logged in. The question is cheap
+    /// and changes nothing: no PIN is presented, no person is asked, and other programs that use the device notice
+    /// nothing. If it fails, the keys must be found again. Returns `Ok` without a question if the token is in use.
+    fn probe(&self) -> Result<(), TokenError> {
+        Ok(())
     }
 
     /// Finds the usable keys and tests each with a known answer. Called at start, and when the token has come back.
@@ -102,9 +109,23 @@ pub trait Custodian: Token {
     /// Deletes both halves of a key pair.
     fn delete(&self, key: &PublicKey) -> Result<(), TokenError>;
 
+    /// Deletes the key pair in one slot. The same key in another slot stays. `None` is for tokens without slots.
+    fn delete_in_slot(&self, key: &PublicKey, slot: Option<Slot>) -> Result<(), TokenError> {
+        match slot {
+            None => self.delete(key),
+            Some(_) => Err(TokenError::Unsupported("it has no slots".into())),
+        }
+    }
+
     /// Every key pair in the token. A pair that [`Token::keys`] leaves out says why ([`HeldKey::refused`]). That a pair
     /// is listed proves nothing: see [`prove_keys`](super::prove_keys).
     fn inventory(&self) -> Result<Vec<HeldKey>, TokenError>;
+
+    /// The private keys that the last call of [`Custodian::inventory`] found and left out, because their public halves are
+    /// not known.
+    fn unpaired_keys(&self) -> Vec<UnpairedKey> {
+        Vec::new()
+    }
 
     /// The proof that a key was made in the token: X.509 certificates in DER, the key's own first, each signed by the
     /// next. They may identify the device.

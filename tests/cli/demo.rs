@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::home::{Home, softhsm_module};
+use crate::home::{Home, softhsm_module, warnings};
 
 #[test]
 fn the_envelope_demo_shows_each_step() {
@@ -52,6 +52,7 @@ fn the_script_of_the_envelope_demo_works() {
     let output = home.command("sh").args(["-eu", "by-hand.sh"]).env_remove("SOFTHSM2_CONF").output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
+    assert_eq!(warnings(&stderr), [""; 0]);
     let documents = serde_json::Deserializer::from_str(&stdout).into_iter::<Value>();
     let read: Vec<Value> = documents.map(|document| document.unwrap()["message"]["body"].clone()).collect();
     assert_eq!(read.len(), 4, "{stdout}");
@@ -68,6 +69,7 @@ fn the_daemon_demo_and_its_script_work() {
     let mut command = home.command(&claviger_testkit::program!());
     let output = command.args(["demo", "--module"]).arg(&module).env_remove("SOFTHSM2_CONF").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let output = String::from_utf8(output.stdout).unwrap();
     for words in ["claviger invite", "claviger accept", "answered after", "kill -9", "Are you there?", "by hand"] {
         assert!(output.contains(words), "{words}");
@@ -82,5 +84,11 @@ fn the_daemon_demo_and_its_script_work() {
     let output = home.command("sh").args(["-eu", "by-hand.sh"]).env_remove("SOFTHSM2_CONF").output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
+    assert_eq!(warnings(&stderr), [""; 0]);
     assert!(stdout.contains("The key stays where it is."), "{stdout}{stderr}");
+    for agent in ["alice", "bob"] {
+        let log = std::fs::read_to_string(home.path().join(format!("claviger-demo/{agent}/log"))).unwrap();
+        assert!(log.contains("Peers are served on"), "{log}");
+        assert_eq!(warnings(&log), [""; 0]);
+    }
 }

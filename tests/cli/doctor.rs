@@ -1,6 +1,6 @@
 //! `claviger token doctor`.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io::Write, path::Path, process::Stdio};
 
 use serde_json::{Value, json};
 
@@ -256,4 +256,73 @@ fn a_slow_token_and_wrong_answers() {
     let report = run_with_faults(&["fail C_SignInit 0x68", "fail C_DeriveKey 0x68"]);
     assert_eq!(level(&report, "key-fails"), ["bad mine"]);
     assert_eq!(report["refused"].as_array().unwrap().len(), 1);
+}
+
+/// The report for others has what the device can do, and nothing that tells it from another. Without a terminal it is
+/// written only with --yes.
+#[test]
+fn a_report_for_others_has_nothing_of_the_token_itself() {
+    let Some(home) = Home::with_token() else { return };
+    home.run("key generate --token soft --alg P-256 --name mine").success();
+    let file = home.path().join("report.json");
+    let refused = home.run("--json token doctor soft --report report.json").error(1);
+    assert_eq!((refused.as_str(), file.exists()), ("not-confirmed", false));
+    let own = report(&home.run("--json token doctor soft --report report.json --yes"));
+    let text = fs::read_to_string(&file).unwrap();
+    let (label, serial) = (own["token"]["label"].as_str().unwrap(), own["token"]["serial"].as_str().unwrap());
+    let key = home.run("--json key list").json()[0]["key"].to_string();
+    let module = softhsm_module().unwrap();
+    for private in [&format!("\"{label}\""), serial, PIN, key.trim_matches('"'), "mine", module.to_str().unwrap(), "/"]
+    {
+        assert!(!private.is_empty() && !text.contains(private), "{private} is in {text}");
+    }
+    let device: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&device["profile"], &device["module"]["manufacturer"], &device["token"]["model"]),
+        (&json!("softhsm"), &json!("SoftHSM"), &json!("SoftHSM v2"))
+    );
+    let of = |report: &Value| {
+        let each = report["algorithms"].as_array().unwrap().iter();
+        each.map(|it| [it["algorithm"].clone(), it["verdict"].clone(), it["custody"].clone()]).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&device), of(&own));
+    assert_eq!(
+        device["algorithms"][0]["new_key"],
+        json!({ "key_type": "CKK_EC_EDWARDS", "params_are_oid": true, "point": "der" })
+    );
+    let mechanisms = device["mechanisms"].as_array().unwrap();
+    let ecdh = mechanisms.iter().find(|it| it["name"] == "CKM_ECDH1_DERIVE").unwrap();
+    assert_eq!(ecdh["flags"], json!(["DERIVE"]));
+
+    // The name of a profile of the site's own may say whose device it is.
+    fs::create_dir(home.path().join("hsm-config")).unwrap();
+    let own_profile = home.path().join("hsm-config/our-site.toml");
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/hsm-config/softhsm.toml"), own_profile).unwrap();
+    home.configure(&module, "profile = \"our-site\"");
+    home.run("--json token doctor soft --report report.json --yes").success();
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("our-site") && text.contains("\"profile\": null"), "{text}");
+}
+
+/// At a terminal a person sees the report, and it is written after a yes.
+#[test]
+fn a_person_sees_the_report_before_it_is_written() {
+    let Some(home) = Home::with_token() else { return };
+    let file = home.path().join("report.json");
+    let answer = |answer: &[u8]| {
+        let mut command = home.command("script");
+        command.args(["-qec", "claviger --config claviger.toml token doctor soft --report report.json", "/dev/null"]);
+        let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = streams.spawn().expect("script(1) gives a program a terminal");
+        child.stdin.take().unwrap().write_all(answer).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).replace('\r', ""))
+    };
+    let (status, shown) = answer(b"n\n");
+    assert_eq!((status, file.exists()), (Some(1), false), "{shown}");
+    assert!(shown.contains("not confirmed: no report was written"), "{shown}");
+    let (status, shown) = answer(b"y\n");
+    assert_eq!(status, Some(0), "{shown}");
+    let written = fs::read_to_string(&file).unwrap();
+    assert!(shown.contains(&written), "{shown}\nis not\n{written}");
 }

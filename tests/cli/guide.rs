@@ -8,11 +8,12 @@ use std::{
 };
 
 use crate::{
-    home::{Home, PIN, softhsm_module},
+    home::{Home, PIN, softhsm_module, warnings},
     pages::{commands, rust},
 };
 
-/// Runs a script in a home. Its ports are replaced by free ones, and `typed` is its stdin.
+/// Runs a script in a home. Its ports are replaced by free ones, and `typed` is its stdin. Neither its commands nor the
+/// logs that it writes may have a warning.
 #[track_caller]
 fn run_script(home: &Home, script: &str, typed: &str) -> Output {
     let mut script = script.to_owned();
@@ -30,6 +31,12 @@ fn run_script(home: &Home, script: &str, typed: &str) -> Output {
     command.args(["300", "bash", "guide.sh"]).env("CLAVIGER_OPS__LISTEN", ops);
     let output = command.stdin(File::open(home.path().join("typed")).unwrap()).output().unwrap();
     assert!(output.status.success(), "{script}\n{}", output_text(&output));
+    assert_eq!(warnings(&output_text(&output)), [""; 0]);
+    for file in fs::read_dir(home.path()).unwrap().map(|file| file.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "log") {
+            assert_eq!(warnings(&fs::read_to_string(&file).unwrap()), [""; 0], "{}", file.display());
+        }
+    }
     output
 }
 
@@ -71,7 +78,7 @@ fn the_start_page_works() {
     }
     let home = Home::new();
     let output = output_text(&run_script(&home, &commands("start.md", "## Two agents talk"), ""));
-    for words in ["At noon?", "claviger_waiting{queue=\"outbox\"} 0"] {
+    for words in ["At noon?", "Alice Gladly", "claviger_waiting{queue=\"outbox\"} 0"] {
         assert!(output.contains(words), "{words}: {output}");
     }
     assert!(home.path().join("alice-backup/manifest.json").is_file());

@@ -1,7 +1,8 @@
 //! Tokens, keys and PINs on the command line.
 
-use std::process::Stdio;
+use std::{fs, os::unix::fs::symlink, process::Stdio};
 
+use claviger_fault_module::Shim;
 use serde_json::{Value, json};
 
 use crate::home::{Home, PIN, SO_PIN, plaintext, softhsm_module};
@@ -30,6 +31,23 @@ fn a_wrong_pin_is_tried_once_until_a_person_acts() {
     home.write("user.pin", PIN);
     home.run("token unlock soft").success();
     home.run("key list").success();
+}
+
+/// The name of a token may have blanks. The command that the error names can be pasted into a shell.
+#[test]
+fn the_command_of_an_error_works() {
+    let Some(home) = Home::with_token() else { return };
+    let config = fs::read_to_string(home.path().join("claviger.toml")).unwrap();
+    home.write("claviger.toml", &config.replace("name = \"soft\"", "name = \"it's mine\""));
+    home.write("user.pin", "wrong");
+    let refused = home.run("--json key list");
+    assert_eq!(refused.error(3), "pin-refused");
+    let failure: Value = serde_json::from_str(refused.stderr().lines().last().unwrap()).unwrap();
+    let message = failure["error"]["message"].as_str().unwrap();
+    let command = message.split('`').nth(1).unwrap_or_else(|| panic!("no command: {message}"));
+    home.write("user.pin", PIN);
+    let output = home.command("sh").args(["-c", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -222,4 +240,44 @@ fn keys_of_a_did_that_cannot_be_stored_are_deleted() {
     home.write("state/documents", "a file");
     assert_eq!(home.run("--json did create --method peer:2").error(1), "io");
     assert_eq!(home.run("--json key list").json(), serde_json::json!([]));
+}
+
+/// The list asks every module of the machine, also those that do not answer or crash. Here SoftHSM is one module, and the
+/// shim stands at the path of another.
+#[test]
+fn a_module_that_hangs_or_crashes_is_left_out_of_the_list() {
+    let Some(home) = Home::with_token() else { return };
+    let folder = home.path().join("lib");
+    fs::create_dir_all(folder.join("softhsm")).unwrap();
+    symlink(Shim::module(), folder.join("softhsm/libsofthsm2.so")).unwrap();
+    let list = |order: &str| {
+        home.write("fault", order);
+        let mut command = home.command("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+        command.arg(r#"mount --bind "$0" /usr/local/lib && exec "$@""#).arg(&folder).arg(claviger_testkit::program!());
+        command.args(["--config", "none.toml", "--json", "token", "list"]);
+        let output = command.env("CLAVIGER_FAULT_CONTROL", home.path().join("fault")).output().expect("util-linux");
+        let err = String::from_utf8(output.stderr).unwrap();
+        let rows: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {err}"));
+        let rows = rows.as_array().unwrap().iter().filter(|row| row["label"] == "soft");
+        (rows.map(|row| row["module"].as_str().unwrap().to_owned()).collect::<Vec<_>>(), err)
+    };
+    home.write("none.toml", "");
+    let (modules, err) = list("");
+    assert_eq!(modules.len(), 2, "{modules:?} {err}");
+    let left_out = "the PKCS#11 module /usr/local/lib/softhsm/libsofthsm2.so is left out:";
+    for (order, reason) in [
+        ("hang C_GetTokenInfo", "it did not list its tokens within 10 s"),
+        ("crash C_GetSlotList", "the process that asked it ended without its tokens (signal"),
+    ] {
+        let (modules, err) = list(order);
+        assert_eq!(modules.len(), 1, "{modules:?} {err}");
+        assert!(err.contains(&format!("{left_out} {reason}")), "{err}");
+    }
+    // The other way to see the tokens of a module.
+    let module = softhsm_module().unwrap();
+    assert!(
+        home.run_args(&["token", "list", "--module", module.to_str().unwrap()], "").success().contains("token=soft")
+    );
+    assert_eq!(home.run("--json token list --module fault").error(2), "token-misconfigured");
 }

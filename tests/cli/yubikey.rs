@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use claviger_virtual_yubikey::{
@@ -14,13 +15,21 @@ use claviger_virtual_yubikey::{
 };
 use serde_json::Value;
 
-const PIN: &str = "471108";
+pub const PIN: &str = "471108";
 const MESSAGE: &str = r#"{"id":"1","type":"https://example.org/lunch/1.0/proposal","body":{"at":"noon"}}"#;
+
+/// Held by a test that starts pcscd: a machine has only one.
+static PCSCD: Mutex<()> = Mutex::new(());
+
+/// Waits until no other test of this program uses pcscd.
+pub fn alone() -> MutexGuard<'static, ()> {
+    PCSCD.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[test]
 fn yubikeys_behind_pcscd() {
+    let _alone = alone();
     if is_here() {
-        // The tests run one after the other, because a machine has only one pcscd.
         two_yubikeys_in_use();
         two_new_yubikeys();
         the_desktop_page_works();
@@ -53,6 +62,9 @@ fn the_desktop_page_works() {
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let log = fs::read_to_string(folder.path().join("serve.log")).unwrap_or_default();
     assert!(output.status.success(), "{printed}{}{log}", stderr_of(&output));
+    for text in [&*printed, &stderr_of(&output), &log] {
+        assert_eq!(crate::home::warnings(text), [""; 0]);
+    }
     for words in ["serial 5555: new", "Hello, me", "/?_oob="] {
         assert!(printed.contains(words), "{words}: {printed}{}", stderr_of(&output));
     }
@@ -368,7 +380,7 @@ fn pem(der: &[u8]) -> String {
 }
 
 /// Changes the factory PIN of a card.
-fn change_pin(card: &VirtualYubiKey) {
+pub fn change_pin(card: &VirtualYubiKey) {
     card.transmit(&[0, 0xa4, 4, 0, 5, 0xa0, 0, 0, 3, 8]).unwrap();
     let mut change = vec![0, 0x24, 0, 0x80, 16];
     for pin in ["123456", PIN] {
@@ -379,11 +391,11 @@ fn change_pin(card: &VirtualYubiKey) {
 }
 
 /// The working folder of the commands, with a configuration.
-struct Desk<'a>(&'a Path);
+pub struct Desk<'a>(pub &'a Path);
 
 impl Desk<'_> {
     /// Runs `claviger` with arguments that are separated by spaces. The output is appended to output.log.
-    fn run(&self, words: &str, stdin: &str) -> Output {
+    pub fn run(&self, words: &str, stdin: &str) -> Output {
         self.run_in(&[], words, stdin)
     }
 
@@ -401,13 +413,13 @@ impl Desk<'_> {
         output
     }
 
-    fn json(&self, words: &str) -> Value {
+    pub fn json(&self, words: &str) -> Value {
         let output = self.run(&format!("--json {words}"), "");
         assert!(output.status.success(), "{words}: {}", stderr_of(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 
-fn stderr_of(output: &Output) -> String {
+pub fn stderr_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -36,13 +36,14 @@ fn every_endpoint_works() {
     let status = alice_api.get("/v1/status").json(200);
     assert_eq!((&status["token_ready"], &status["waiting"]["deliveries"]), (&json!(true), &json!(0)));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    let keys = alice_api.get("/v1/tokens").json(200);
+    let keys = alice_api.get("/v1/tokens").json(200)["keys"].clone();
     assert_eq!((keys[0]["token"].as_str(), keys[0]["state"].as_str()), (Some("soft"), Some("ready")));
-    let dids = alice_api.get("/v1/dids").json(200);
+    let dids = alice_api.get("/v1/dids").json(200)["dids"].clone();
     assert_eq!((&dids[0]["did"], &dids[0]["missing"]), (&json!(alice.did), &json!([])));
     assert_eq!(dids[0]["document"]["id"], alice.did);
 
-    let new = json!({ "from": alice.did, "goal": "lunch", "goal_code": "org.example.lunch", "hours": 1 });
+    let new =
+        json!({ "from": alice.did, "goal": "lunch", "goal_code": "org.example.lunch", "hours": 1, "qr_codes": true });
     let invited = alice_api.post("/v1/invitations", &new).json(201);
     assert_eq!(invited["invitation"]["body"]["goal"], "lunch");
     assert_eq!(invited["expires"].as_i64().unwrap() - invited["created"].as_i64().unwrap(), 3_600_000);
@@ -183,7 +184,7 @@ fn invalid_requests_get_their_status_and_code() {
         ("/v1/messages", message(json!({ "type": format!("{BASIC}{}", "x".repeat(1024)) })), 400, "bad-message"),
         ("/v1/messages", message(json!({ "id": "i".repeat(1025) })), 400, "bad-message"),
         ("/v1/messages", message(json!({ "headers": { "from_prior": "x" } })), 400, "bad-message"),
-        ("/v1/messages", message(json!({ "from": null, "sign": true })), 400, "bad-message"),
+        ("/v1/messages", message(json!({ "from": null, "anonymous": true, "sign": true })), 400, "bad-message"),
         ("/v1/messages", message(json!({ "body": { "list": vec![1; 20_001] } })), 422, "bad-request"),
         ("/v1/inbox/acknowledge", json!({}), 422, "bad-request"),
         ("/v1/inbox/acknowledge", json!({ "ids": [1] }), 422, "bad-request"),
@@ -197,6 +198,7 @@ fn invalid_requests_get_their_status_and_code() {
         ("/v1/invitations", json!({ "from": did, "who": "anyone" }), 422, "bad-request"),
         ("/v1/invitations/accept", json!({ "from": did, "invitation": "hello" }), 400, "bad-message"),
         ("/v1/invitations/accept", json!({ "from": did, "invitation": expired }), 400, "bad-message"),
+        ("/v1/mediators", json!({ "from": did, "did": "no DID" }), 400, "bad-message"),
         ("/v1/invitations/accept", json!({ "from": did, "invitation": "{}", "x": 0 }), 422, "bad-request"),
     ];
     for (path, body, status, code) in posts {
@@ -221,7 +223,7 @@ fn invalid_requests_get_their_status_and_code() {
         ("GET", "/v1/inbox?aftr=1", "", "", 400, "bad-request"),
         ("GET", "/v1/connections?limit=0", "", "", 400, "bad-request"),
         ("GET", "/v1/connections?x", "", "", 400, "bad-request"),
-        ("GET", "/v1/invitations?limit=1", "", "", 400, "bad-request"),
+        ("GET", "/v1/invitations?limit=0", "", "", 400, "bad-request"),
         ("GET", "/v1/events?from=1", "", "", 400, "bad-request"),
         ("GET", "/v1/events", "last-event-id: x\r\n", "", 400, "bad-request"),
         ("GET", "/v1", "", "", 404, "not-found"),
@@ -254,7 +256,7 @@ fn without_a_token_the_store_is_unavailable() {
     alice.start_without_token();
     let alice_api = ApiClient::new(&alice);
     assert_eq!(alice_api.get("/v1/status").json(200)["token_ready"], false);
-    assert_eq!(alice_api.get("/v1/dids").json(200)[0]["missing"].as_array().unwrap().len(), 2);
+    assert_eq!(alice_api.get("/v1/dids").json(200)["dids"][0]["missing"].as_array().unwrap().len(), 2);
     let new = json!({ "to": alice.did, "from": alice.did, "type": BASIC, "body": { "content": "x" } });
     let answer = alice_api.post("/v1/messages", &new);
     assert_eq!(answer.error(503), "store-unavailable");
@@ -280,18 +282,32 @@ fn the_openapi_description_lists_exactly_the_served_paths() {
     assert_eq!(
         all,
         [
+            "delete /v1/connections",
+            "delete /v1/dead-letters/{id}",
             "delete /v1/invitations/{id}",
+            "get /v1/blocked",
             "get /v1/connections",
+            "get /v1/dead-letters",
             "get /v1/dids",
             "get /v1/events",
+            "get /v1/events/recorded",
             "get /v1/inbox",
+            "get /v1/inbox/{id}",
             "get /v1/invitations",
             "get /v1/mediators",
+            "get /v1/messages",
             "get /v1/messages/{id}",
+            "get /v1/metrics",
             "get /v1/status",
             "get /v1/threads/{thread}",
             "get /v1/tokens",
+            "get /v1/tokens/status",
+            "get /v1/webhooks",
+            "patch /v1/connections",
+            "post /v1/batches",
             "post /v1/connections/end",
+            "post /v1/connections/resume",
+            "post /v1/dead-letters/{id}/resend",
             "post /v1/dids/give-up",
             "post /v1/dids/reload",
             "post /v1/dids/rotate",
@@ -301,6 +317,9 @@ fn the_openapi_description_lists_exactly_the_served_paths() {
             "post /v1/mediators",
             "post /v1/mediators/leave",
             "post /v1/messages",
+            "post /v1/messages/{id}/cancel",
+            "post /v1/messages/{id}/retry",
+            "post /v1/webhooks/{name}/resume",
         ]
     );
     // Operation ids are unique.
@@ -319,13 +338,43 @@ fn the_openapi_description_lists_exactly_the_served_paths() {
     assert_eq!(served, description);
 }
 
+/// The table of requests in docs/api.md has every operation, with the first sentence of its description in openapi.json.
+/// CLAVIGER_UPDATE_DOCS writes it.
+#[test]
+fn every_request_is_documented() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let description = std::fs::read_to_string(root.join("docs/openapi.json")).unwrap();
+    let description: Value = serde_json::from_str(&description).unwrap();
+    let mut table = "| request | scope | |\n|---|---|---|\n".to_owned();
+    for (path, item) in description["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let summary = operation["summary"].as_str().unwrap().replace('\n', " ");
+            let sentence = summary.split(". ").next().unwrap().trim_end_matches('.');
+            let scope = operation["security"][0]["token"][0].as_str().unwrap();
+            table += &format!("| `{} {path}` | {scope} | {sentence} |\n", method.to_uppercase());
+        }
+    }
+    let file = root.join("docs/api.md");
+    let page = std::fs::read_to_string(&file).unwrap();
+    let (head, rest) = page.split_once("## Requests\n").unwrap();
+    let (_, tail) = rest.split_once("\n\n## ").unwrap();
+    let intro = "[openapi.json](openapi.json) has their members, answers and errors.";
+    let expected = format!("{head}## Requests\n\n{intro}\n\n{table}\n## {tail}");
+    if std::env::var_os("CLAVIGER_UPDATE_DOCS").is_some() {
+        return std::fs::write(file, expected).unwrap();
+    }
+    assert!(page == expected, "docs/api.md is out of date: run this test with CLAVIGER_UPDATE_DOCS=1\n{table}");
+}
+
 /// docs/api.md and docs/troubleshooting.md have every error code of the API, and no other.
 #[test]
 fn every_error_code_is_documented() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut made = BTreeSet::new();
-    for file in std::fs::read_dir(root.join("src/agent/api")).unwrap() {
-        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+    let files = ["src/agent/api", "src/agent/api/access"].into_iter();
+    let files = files.flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap()).map(|file| file.unwrap().path());
+    for file in files.filter(|file| file.is_file()) {
+        let text = std::fs::read_to_string(file).unwrap();
         // The code is the first string literal after the name of a constructor.
         for before in ["ApiError::new(", "Self::new(", "Self::invalid(", "ApiError::invalid("] {
             for rest in text.split(before).skip(1) {

@@ -1,9 +1,12 @@
 //! Who may use the API, and which settings of the API and the webhook are refused at start.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read, Write},
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::{
+        fd::AsRawFd,
+        unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    },
     path::Path,
     thread,
 };
@@ -12,6 +15,7 @@ use crate::{
     api_client::ApiClient,
     daemon::{Daemon, free_port, write_with_mode},
     home::{Home, softhsm_module},
+    reload::{change_and_reload, wait_for_log_line},
 };
 
 const TOKEN: &str = "a-token-of-this-test-0123456789abcdef";
@@ -19,7 +23,12 @@ const NOBODY: u32 = 65534;
 
 /// Asks for the status as another user. Returns the response, empty if the connection was closed.
 fn status_as(user: u32, socket: &Path) -> String {
-    let socket = socket.to_owned();
+    request_as(user, socket, "GET /v1/status")
+}
+
+/// Sends a request without a body as another user. Returns the response, empty if the connection was closed.
+fn request_as(user: u32, socket: &Path, request: &str) -> String {
+    let (socket, request) = (socket.to_owned(), format!("{request} HTTP/1.0\r\nhost: x\r\n\r\n"));
     let request = thread::spawn(move || {
         // SAFETY: the system call takes numbers only. It changes this thread alone, which ends after the request;
         // glibc's function of that name would change the whole process.
@@ -28,7 +37,7 @@ fn status_as(user: u32, socket: &Path) -> String {
         let mut stream = UnixStream::connect(socket).unwrap();
         let mut response = String::new();
         // The connection may be closed already.
-        let _ = stream.write_all(b"GET /v1/status HTTP/1.0\r\nhost: x\r\n\r\n");
+        let _ = stream.write_all(request.as_bytes());
         let _ = stream.read_to_string(&mut response);
         response
     });
@@ -49,6 +58,17 @@ fn a_unix_socket_serves_only_the_listed_users() {
     let Some(mut alice) = Daemon::running(&listen) else { return };
     assert_eq!(status_as(NOBODY, &socket), "");
     assert!(alice.log().contains("API connection refused"), "{}", alice.log());
+    // Any user can cause these lines, so there is one in a minute.
+    assert_eq!(status_as(NOBODY, &socket), "");
+    assert_eq!(alice.log().matches("WARN API connection refused").count(), 1, "{}", alice.log());
+    // The command of that user says what to do. The user may not reach the program by its path.
+    let (program, config) = (File::open(claviger_testkit::program!()).unwrap(), open.path().join("claviger.toml"));
+    fs::write(&config, &listen).unwrap();
+    let mut command = alice.home.command(&format!("/proc/self/fd/{}", program.as_raw_fd()));
+    command.current_dir(open.path()).uid(NOBODY).arg("--config").arg(&config).arg("status");
+    let refused = command.output().unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("`users` in [api], or as an [[api.user]]"), "{error}");
     assert!(status_as(0, &socket).starts_with("HTTP/1.0 200"));
     // The refused connection has not disturbed the agent.
     assert!(alice.json(&["status"])["status"]["token_ready"].as_bool().unwrap());
@@ -61,6 +81,23 @@ fn a_unix_socket_serves_only_the_listed_users() {
     alice.start();
     assert!(status_as(NOBODY, &socket).starts_with("HTTP/1.0 200"));
     assert_eq!(status_as(NOBODY - 1, &socket), "");
+    assert!(request_as(NOBODY, &socket, "POST /v1/dids/reload").starts_with("HTTP/1.0 200"));
+
+    // The user keeps one scope, at once.
+    let before = alice.log().len();
+    let user = format!("[[api.user]]\nname = \"{NOBODY}\"\nscopes = [\"read\"]\n");
+    let listen = listen.strip_prefix("[api]\n").unwrap();
+    change_and_reload(&alice, &format!("users = [\"{NOBODY}\"]\n{listen}"), &format!("{listen}{user}"));
+    wait_for_log_line(&alice, before, &["configuration reloaded", "api.user", "api.users"]);
+    assert!(status_as(NOBODY, &socket).starts_with("HTTP/1.0 200"));
+    let refused = request_as(NOBODY, &socket, "POST /v1/dids/reload");
+    assert!(refused.starts_with("HTTP/1.0 403") && refused.contains("scope-missing"), "{refused}");
+    assert!(refused.contains(&format!("the user \\\"{NOBODY}\\\" has no scope \\\"manage\\\"")), "{refused}");
+    let before = alice.log().len();
+    change_and_reload(&alice, &user, "");
+    wait_for_log_line(&alice, before, &["configuration reloaded", "api.user"]);
+    assert_eq!(status_as(NOBODY, &socket), "");
+    assert!(status_as(0, &socket).starts_with("HTTP/1.0 200"));
 }
 
 #[test]
@@ -123,6 +160,8 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
     home.create_did("--method peer:2");
     for (name, text, mode) in [
         ("good", TOKEN, 0o600),
+        ("other", "another-token-of-this-test-0123456789", 0o600),
+        ("third", "a-third-token-of-this-test-0123456789abc", 0o600),
         ("short", "0123456789abcdef0123456789abcde", 0o600),
         ("blank", "a token of many words that has blanks, and is long enough", 0o600),
         ("empty", "", 0o600),
@@ -133,7 +172,17 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
     }
     let on = |address: &str, token: &str| format!("[api]\nlisten = \"{address}\"\ntoken_file = \"{token}\"\n");
     let hook = |url: &str, more: &str| format!("[api.webhook]\nurl = \"{url}\"\n{more}\n");
+    let token = |name: &str, file: &str, scopes: &str| {
+        format!("[[api.token]]\nname = \"{name}\"\nfile = \"{file}\"\nscopes = [{scopes}]\n")
+    };
+    let tokens = |more: &str| on("127.0.0.1:0", "good") + more;
+    let user = |name: &str, scopes: &str| format!("[[api.user]]\nname = \"{name}\"\nscopes = [{scopes}]\n");
+    let client = |name: &str| format!("[[api.client]]\nname = \"{name}\"\nscopes = [\"read\"]\n");
     let local = "http://127.0.0.1:9/hook";
+    let hooks = |name: &str, second: &str| {
+        let table = |name: &str| format!("[[api.webhook]]\nurl = \"{local}\"\nsecret_file = \"good\"\n{name}\n");
+        table(&format!("name = {name}")) + &table(second)
+    };
     let refused = [
         (on("127.0.0.1:0", "short"), "32 characters or more"),
         (on("127.0.0.1:0", "blank"), "32 characters or more"),
@@ -147,28 +196,56 @@ fn insecure_api_and_webhook_settings_are_refused_at_start() {
         (on("localhost", "good"), "neither unix:PATH nor an address"),
         ("[api]\nlisten = \"127.0.0.1:0\"\n".to_owned(), "has no token_file"),
         ("[api]\ntoken = \"x\"\n".to_owned(), "token"),
+        (tokens(&token("a", "other", "")), "the token \"a\" has no scope"),
+        (tokens(&token("", "other", "\"read\"")), "a token has an empty name"),
+        (tokens(&token("a", "other", "\"read\", \"write\"")), "\"write\" is not a valid value"),
+        (tokens(&token("a", "good", "\"read\"")), "the tokens \"token_file\" and \"a\" are the same"),
+        (tokens(&token("a", "other", "\"read\"").repeat(2)), "two tokens have the name \"a\""),
+        (tokens(&token("a", "for-all", "\"read\"")), "others may read the file: chmod 600"),
+        (tokens(&token("a", "no-such-file", "\"read\"")), "No such file"),
+        (tokens("[[api.token]]\nname = \"a\"\nscopes = [\"read\"]\n"), "the setting \"file\" is missing"),
+        (tokens("[[api.token]]\nname = \"a\"\nfile = \"other\"\n"), "the setting \"scopes\" is missing"),
+        (tokens(&user("65534", "\"read\"")), "[[api.user]] is for the Unix socket"),
+        (token("a", "other", "\"read\""), "[[api.token]] is for the loopback interface"),
+        (user("65534", ""), "the user \"65534\" has no scope"),
+        (user("65534", "\"read\"") + &user("65534", "\"send\""), "two users have the name \"65534\""),
+        (user("nobody", "\"read\"") + &user("65534", "\"send\""), "the users \"nobody\" and \"65534\" are the same"),
+        (user("root", "\"read\""), "root and the agent's user may use the whole API"),
+        ("[api]\nusers = [\"65534\"]\n".to_owned() + &user("nobody", "\"read\""), "are the same"),
+        (client("app.example.org"), "[api.remote], which is not configured"),
         (hook("http://example.org/", "secret_file = \"good\""), "in clear text"),
         (hook("https://me:word@example.org/", "secret_file = \"good\""), "a user name"),
-        (hook("mailto:me@example.org", "secret_file = \"good\""), "no https URL"),
+        (hook("mailto:me@example.org", "secret_file = \"good\""), "no valid https URL"),
+        (hook("https://example.org:99999/", "secret_file = \"good\""), "no valid https URL"),
         (hook(local, "secret_file = \"short\""), "32 characters or more"),
         (hook(local, "secret_file = \"for-all\""), "others may read the file: chmod 600"),
         (hook(local, ""), "secret_file"),
         (hook(local, "secret_file = \"good\"\nsecret = \"x\""), "secret"),
+        (hook(local, "secret_file = \"good\"\nname = \"a b\""), "letters, digits"),
+        (hook(local, "secret_file = \"good\"\nevents = [\"message.read\"]"), "message.sent"),
+        (hook(local, "secret_file = \"good\"\nevents = []"), "events in [[api.webhook]] \"webhook\" is empty"),
+        (hook(local, "secret_file = \"good\"\nrefused_attempts = 0"), "refused_attempts"),
+        (hooks("\"a\"", ""), "has no `name`"),
+        (hooks("\"a\"", "name = \"a\""), "two [[api.webhook]] have the name"),
     ];
     for (config, message) in refused {
         home.configure(&softhsm_module().unwrap(), &config);
         let output = home.run("--json serve --check");
         assert_eq!(output.error(2), "bad-config", "{config}");
-        assert!(output.stderr().contains(message), "{config}\n{}", output.stderr());
+        // The message is in JSON.
+        assert!(output.stderr().replace("\\\"", "\"").contains(message), "{config}\n{}", output.stderr());
         assert!(!output.stderr().contains(TOKEN) && !output.stderr().contains("word"), "{}", output.stderr());
     }
     // The operator names the webhook, so it may have a private address.
     for good in [
         on("127.0.0.1:0", "good"),
         on("[::1]:0", "good"),
+        tokens(&(token("a", "other", "\"read\", \"send\"") + &token("b", "third", "\"manage\""))),
+        user("65534", "\"read\", \"manage\""),
         hook("https://example.org/", "secret_file = \"good\""),
         hook("https://10.0.0.1/", "secret_file = \"good\""),
         hook(local, "secret_file = \"good\""),
+        hooks("\"a\"", "name = \"b\"\nevents = [\"message.failed\"]"),
     ] {
         home.configure(&softhsm_module().unwrap(), &good);
         let output = home.run("--json serve --check");

@@ -1,75 +1,130 @@
-//! The page behind an invitation's URL in a real browser, and its QR code as a scanner reads it.
+//! A wallet in a page of another origin, in a real browser.
 
 use std::{
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
+    sync::{Arc, Condvar, Mutex},
 };
 
-use crate::daemon::Daemon;
+use claviger::didcomm::Message;
+use serde_json::{Value, json};
 
-/// Whether chromium and zbarimg are installed. Panics if one is missing where tokens are required (CI).
-fn are_programs_installed() -> bool {
-    let is_installed = |name| {
-        let found = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        found.is_ok_and(|status| status.success())
-    };
-    let all = is_installed("chromium") && is_installed("zbarimg");
-    let set = |name, value| std::env::var(name).is_ok_and(|is| is == value);
-    if !all {
-        assert!(!set("CLAVIGER_REQUIRE_TOKENS", "1") && !set("CI", "true"), "chromium or zbarimg is missing");
-        println!("skipped: chromium or zbarimg is not installed");
+use crate::{
+    chromium::{are_installed, chromium},
+    daemon::{Daemon, TIMEOUT},
+    endpoint::Endpoint,
+    peer::{Peer, seconds},
+};
+
+/// The script of the page below: makes each request of `requests` with fetch, and posts the answers to its own server.
+const FETCH_ALL: &str = r#"
+(async () => {
+    const answers = [];
+    for (const [url, options] of requests) {
+        try {
+            const response = await fetch(url, options);
+            const retry = response.headers.get("retry-after");
+            answers.push({status: response.status, url: response.url, retry, text: await response.text()});
+        } catch (error) {
+            answers.push({refused: error.name});
+        }
     }
-    all
+    await fetch("/answers", {method: "POST", body: JSON.stringify(answers)});
+})();
+"#;
+
+/// Has a page of another origin make these requests (the arguments of fetch), one after the other. Returns what the page
+/// learns of each.
+fn fetch_from_another_origin(requests: &[(String, Value)], folder: &Path) -> Vec<Value> {
+    let requests = serde_json::to_string(requests).unwrap().replace('<', "\\u003c");
+    // The browser runs until the page and its picture are loaded, and the picture comes after the answers.
+    let page = format!("<!DOCTYPE html><img src=\"/wait\"><script>\nconst requests = {requests};{FETCH_ALL}</script>");
+    let answers: Arc<(Mutex<Option<Vec<Value>>>, Condvar)> = Arc::default();
+    let posted = answers.clone();
+    let server = Endpoint::new(move |request| match request.path.as_str() {
+        "/" => (200, "content-type: text/html; charset=utf-8\r\n".to_owned(), page.clone()),
+        "/answers" => {
+            *posted.0.lock().unwrap() = Some(serde_json::from_str(&request.body).unwrap());
+            posted.1.notify_all();
+            (204, String::new(), String::new())
+        }
+        "/wait" => {
+            let waiting = posted.0.lock().unwrap();
+            let _ = posted.1.wait_timeout_while(waiting, TIMEOUT, |answers| answers.is_none()).unwrap();
+            (404, String::new(), String::new())
+        }
+        _ => (404, String::new(), String::new()),
+    });
+    let status = chromium(folder).arg("--dump-dom").arg(format!("{}/", server.uri())).stdout(Stdio::null()).status();
+    assert!(status.unwrap().success());
+    answers.0.lock().unwrap().take().expect("the page has posted its answers")
 }
 
-/// Opens a URL in the browser. Returns the DOM as HTML, and saves a screenshot as page.png.
-fn open(url: &str, folder: &Path) -> String {
-    let browse = |argument: String| {
-        let mut command = Command::new("chromium");
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
-        command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
-        command.arg("--disable-dev-shm-usage").arg("--window-size=1000,1400").arg("--hide-scrollbars");
-        command.arg(format!("--user-data-dir={}", folder.join("profile").display())).arg(argument).arg(url);
-        command.current_dir(folder).env("HOME", folder).stderr(Stdio::null());
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "chromium: {}", output.status);
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    browse(format!("--screenshot={}", folder.join("page.png").display()));
-    browse("--dump-dom".to_owned())
-}
-
-/// The content of the QR code in the screenshot; empty if there is none.
-fn scan(folder: &Path) -> String {
-    let output = Command::new("zbarimg").args(["--raw", "--quiet"]).arg(folder.join("page.png")).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
+/// A wallet in a page of another origin sends messages, reads every answer, and fetches invitations and DID documents.
 #[test]
-fn an_invitation_url_shows_a_page_with_a_qr_code() {
-    if !are_programs_installed() {
+fn a_wallet_in_a_page_of_another_origin_reads_every_answer() {
+    if !are_installed(&["chromium"]) {
         return;
     }
-    let Some(alice) = Daemon::running("") else { return };
+    let Some(mut alice) = Daemon::with_config("rate_per_address = 10", "") else { return };
+    let agent = format!("http://127.0.0.1:{}", alice.port);
+    for method in ["web", "webvh"] {
+        let host = format!("localhost:{}", alice.port);
+        alice.json(&["did", "create", "--method", method, "--host", &host, "--service", &agent]);
+    }
+    alice.start();
+    let invitation = alice.json(&["invite", "--goal", "Lunch"]);
+    let (wallet, stranger) = (Peer::new("wallet"), Peer::new("stranger"));
+    let ping = Message::build(
+        Message::new_id(),
+        "https://didcomm.org/trust-ping/2.0/ping",
+        json!({"response_requested": true}),
+    );
+    let mut ping = ping.from(wallet.did()).to(&alice.did).created_time(seconds()).finalize();
+    ping.return_route = Some("all".to_owned());
+
+    let post = |media_type: &str, body: String| {
+        (agent.clone(), json!({"method": "POST", "headers": {"Content-Type": media_type}, "body": body}))
+    };
+    let encrypted = "application/didcomm-encrypted+json";
+    let mut requests = vec![
+        post(encrypted, wallet.pack_text(&alice.did, "from a page")),
+        post(encrypted, wallet.pack(&ping)),
+        post(encrypted, "no message".to_owned()),
+        post(encrypted, wallet.pack_text(stranger.did(), "not for Alice")),
+        post("text/plain", "no message".to_owned()),
+        post("application/json", "{}".to_owned()),
+        (invitation["short_url"].as_str().unwrap().to_owned(), json!({})),
+        (format!("{agent}/.well-known/did.json"), json!({"cache": "no-store"})),
+        (format!("{agent}/.well-known/did.jsonl"), json!({})),
+        (format!("{agent}/nowhere"), json!({})),
+        // A header that a wallet's library may add.
+        (format!("{agent}/"), json!({"headers": {"X-Wallet": "1"}})),
+        // The browser keeps these from the page: a request with cookies, and a method that this server does not have.
+        (format!("{agent}/"), json!({"credentials": "include"})),
+        (format!("{agent}/"), json!({"method": "PUT", "body": "x"})),
+    ];
+    let too_many = requests.len();
+    requests.extend(vec![post(encrypted, "no message".to_owned()); 60]);
+
     let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    let invitation = alice.json(&["invite", "--goal", "Lunch <b>at noon</b>?"]);
-    let url = invitation["url"].as_str().unwrap();
-
-    let page = open(url, folder);
-    assert!(page.contains("You are invited to talk") && page.contains("<svg"), "{page}");
-    // The goal is escaped.
-    assert!(page.contains("Lunch &lt;b&gt;at noon&lt;/b&gt;?"), "{page}");
-    assert_eq!(scan(folder), url);
-
-    // The short URL shows the same page.
-    let page = open(invitation["short_url"].as_str().unwrap(), folder);
-    assert!(page.contains("You are invited to talk"), "{page}");
-    assert_eq!(scan(folder), url);
-
-    let page = open(&url[..url.len() - 40], folder);
-    assert!(page.contains("This link is damaged"), "{page}");
-    assert_eq!(scan(folder), "");
-    let page = open(&format!("http://127.0.0.1:{}/", alice.port), folder);
-    assert!(page.contains("There is a DIDComm agent here"), "{page}");
+    let answers = fetch_from_another_origin(&requests, folder.path());
+    assert_eq!(answers.len(), requests.len());
+    let statuses: Vec<u64> = answers.iter().map(|it| it["status"].as_u64().unwrap_or_default()).collect();
+    assert_eq!(statuses[..too_many], [202, 200, 400, 404, 415, 415, 200, 200, 200, 404, 200, 0, 0], "{answers:#?}");
+    let text = |at: usize| answers[at]["text"].as_str().unwrap();
+    // The answer to a ping that asks for a return route is in the response.
+    let (pong, _) = wallet.open(text(1));
+    assert_eq!(pong.type_, "https://didcomm.org/trust-ping/2.0/ping-response");
+    assert!(text(2).contains("JSON"), "{}", text(2));
+    // The redirect of a short URL is followed, and the page knows the invitation from the URL that it leads to.
+    assert_eq!(answers[6]["url"], invitation["url"]);
+    for (at, method) in [(7, "did:web:"), (8, "did:webvh:")] {
+        assert!(text(at).contains(method), "{}", text(at));
+    }
+    assert_eq!((&answers[11]["refused"], &answers[12]["refused"]), (&"TypeError".into(), &"TypeError".into()));
+    // Too many messages: the page also reads when to come again.
+    let refused = answers[too_many..].iter().find(|it| it["status"] == 429).expect("a message is one too many");
+    assert_eq!(refused["retry"], "10");
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["from a page"]);
 }

@@ -5,10 +5,13 @@ use crate::daemon::Daemon;
 #[test]
 fn two_agents_connect_by_invitation_and_exchange_messages() {
     let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
-    let invitation = alice.json(&["invite", "--goal", "lunch", "--goal-code", "org.example.lunch"]);
+    let picture = alice.home.path().join("invitation.svg");
+    let svg = ["--svg", picture.to_str().unwrap()];
+    let invitation =
+        alice.json(&[&["invite", "--goal", "lunch", "--goal-code", "org.example.lunch"][..], &svg].concat());
     let url = invitation["url"].as_str().unwrap();
     assert!(url.starts_with(&format!("http://127.0.0.1:{}/?_oob=", alice.port)), "{url}");
-    assert!(invitation["svg"].as_str().unwrap().contains("<svg"));
+    assert!(std::fs::read_to_string(picture).unwrap().contains("<svg"));
 
     let accepted = bob.json(&["accept", url, "--label", "Alice"]);
     assert_eq!((&accepted["theirs"], &accepted["goal"]), (&alice.did.clone().into(), &"lunch".into()));

@@ -87,6 +87,12 @@ impl Daemon {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Signals the daemon and all processes of its group. The daemon must be the first process of a group.
+    pub fn signal_group(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("the daemon runs"));
+        rustix::process::kill_process_group(pid, signal).unwrap();
+    }
+
     /// Ends the daemon with SIGTERM, as systemd does, and waits until the process has ended.
     pub fn stop(&mut self) {
         if self.child.is_some() {

@@ -8,13 +8,21 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use claviger::{
+    did::{Document, LocalResolver},
+    didcomm::{Message, UnpackOptions},
+};
 use serde_json::{Value, json};
 
 use crate::{
     daemon::Daemon,
-    endpoint::{Endpoint, Response},
-    peer::{Peer, seconds},
-    support::forge::{Jwe, b64},
+    endpoint::{Endpoint, Response, accepted},
+    peer::{Peer, block_on, seconds},
+    support::{
+        forge::{Jwe, b64},
+        identities,
+    },
+    webvh_logs::{Log, key},
 };
 
 /// The setting that allows did:web on a server without TLS.
@@ -245,7 +253,6 @@ fn faults_of_a_document_server_are_waited_for() {
         ("half", 200, half[..half.len() / 2].to_owned()),
         ("empty", 200, String::new()),
         ("other", 200, document("another")),
-        ("moved", 302, String::new()),
         ("broken", 500, String::new()),
     ];
     for (name, status, body) in &faults {
@@ -262,6 +269,94 @@ fn faults_of_a_document_server_are_waited_for() {
         documents.serve(name, 200, document(name));
     }
     daemon.wait_until("all messages arrived", |daemon| daemon.unread_texts().len() == faults.len() + 1);
+}
+
+/// A redirect is how a server means to answer. The message is refused at once, and the reason is said.
+#[test]
+fn a_redirect_is_refused_at_once() {
+    let documents = Documents::new();
+    let Some(daemon) = documents.daemon("") else { return };
+    let peer = Peer::new("peer");
+    for (name, status) in [("moved", 302), ("elsewhere", 301), ("temporarily", 307)] {
+        documents.serve(name, status, "");
+        let did = documents.did(name);
+        assert_eq!(daemon.post_status(authcrypt_as(&peer, &did, &format!("{did}#k"), &daemon, name)), 202);
+        daemon.wait_until_all_opened();
+        let reason = format!("its server redirects with status {status}, and redirects are not followed");
+        assert!(daemon.log().contains(&reason), "{}", daemon.log());
+        let id = daemon.send_text(&did, "hello").unwrap();
+        daemon.wait_until("the message is given up", |daemon| daemon.outbox_message(&id)["state"] == "failed");
+        let problem = daemon.outbox_message(&id)["problem"].clone();
+        assert!(problem.as_str().unwrap().contains(&reason), "{problem}");
+    }
+    assert!(daemon.unread_texts().is_empty());
+}
+
+/// `%3a` and `%3A` are the same (RFC 3986 section 6.2.2.1): a peer may write either, whichever its document has.
+#[test]
+fn percent_encodings_are_compared_without_case() {
+    let documents = Documents::new();
+    let Some(daemon) = documents.daemon("") else { return };
+    let peer = Peer::new("peer");
+    for (name, capital) in [("capital", true), ("small", false)] {
+        let did = documents.did(name);
+        let small = did.replace("%3A", "%3a");
+        let id = if capital { &did } else { &small };
+        documents.serve(name, 200, document_with_keys(id, &[("#k", &peer)]));
+        for (number, (from, skid)) in [(&did, &did), (&small, &small), (&did, &small)].into_iter().enumerate() {
+            let content = format!("{name} {number}");
+            let packed = authcrypt_as(&peer, from, &format!("{skid}#k"), &daemon, &content);
+            assert_eq!(daemon.post_status(packed), 202);
+            daemon.wait_until("the message arrived", |daemon| daemon.unread_texts().contains(&content));
+            assert_eq!(daemon.delivery(&content)["sender"], did, "{content}");
+        }
+        assert_eq!(documents.fetches(name), 1);
+    }
+}
+
+/// A portable did:webvh has moved, and its log is still served at the former place too. The peer is reached by its former
+/// name, under its newest name, and may write under either.
+#[test]
+fn a_moved_did_webvh_is_known_by_both_names() {
+    let logs = Arc::<Mutex<String>>::default();
+    let served = logs.clone();
+    let server = Endpoint::new(move |request| match request.path.as_str() {
+        "/old/did.jsonl" | "/new/did.jsonl" => (200, String::new(), served.lock().unwrap().clone()),
+        _ => accepted(),
+    });
+    let peer = Peer::new("peer");
+    let place = |name: &str| format!("localhost%3A{}:{name}", server.port);
+    let log = Log::new(&place("old"), &key(1), |it| it["parameters"]["portable"] = true.into());
+    let (old, new) = (log.did(), log.did().replace(":old", ":new"));
+    let log = log.and(&key(1), |it| {
+        it["state"] = document_with_keys(&new, &[("#k", &peer)]);
+        it["state"]["alsoKnownAs"] = json!([old]);
+        it["state"]["service"] =
+            json!([{"id": "#s", "type": "DIDCommMessaging", "serviceEndpoint": {"uri": server.uri()}}]);
+    });
+    *logs.lock().unwrap() = log.text();
+    let net = format!("[net]\nallow_private = [\"127.0.0.0/8\"]\n{}\n", allow_plain_http(&server));
+    let Some(daemon) = running(&net) else { return };
+    let document = Document::from_value(log.entries[1]["state"].clone()).unwrap();
+    let own = block_on(identities(&peer.person.token, [document]));
+    for (number, to) in [&old, &new].into_iter().enumerate() {
+        daemon.send_text(to, "hello").unwrap();
+        daemon.wait_until("the message arrived", |_| server.messages().len() == number + 1);
+        let packed = &server.messages()[number];
+        let opened = block_on(Message::unpack(packed, &LocalResolver::new(), &own, &UnpackOptions::default()));
+        assert_eq!(opened.unwrap().0.to, Some(vec![new.clone()]));
+    }
+    for did in [&old, &new] {
+        let packed = authcrypt_as(&peer, did, &format!("{did}#k"), &daemon, did);
+        assert_eq!(daemon.post_status(packed), 202);
+        daemon.wait_until("the message arrived", |daemon| daemon.unread_texts().contains(did));
+        assert_eq!(daemon.delivery(did)["sender"], did.as_str());
+    }
+    // Two names are not taken for each other in one message.
+    let mixed = authcrypt_as(&peer, &old, &format!("{new}#k"), &daemon, "mixed");
+    assert_eq!(daemon.post_status(mixed), 202);
+    daemon.wait_until_all_opened();
+    assert_eq!(daemon.unread_texts().len(), 2);
 }
 
 /// Servers that accept connections and never answer hold a few workers. The others go on.

@@ -144,6 +144,11 @@ fn init_overwrites_nothing_and_a_failed_init_leaves_no_configuration() {
         "--method web",
         "--public-url ftp://example.org",
         "--public-url example.org",
+        "--environment A --token-uri pkcs11:token=x",
+        "--pin-source prompt",
+        "--keeper prod",
+        "--keeper a/b --token-uri pkcs11:token=x",
+        "--keeper prod --token-uri pkcs11:token=x?pin-source=file:pin",
     ] {
         assert_eq!(home.run(&format!("--json init newer {wrong}")).error(2), "bad-arguments", "{wrong}");
     }
@@ -203,8 +208,11 @@ fn a_did_web_is_served() {
     let ops = use_free_ops_port(&home);
     let mut agent = Daemon::from_home(home, &did, port, ops);
     agent.start();
-    for (path, did) in [("/.well-known/did.json", did.as_str()), ("/a/b/did.json", more.stdout().trim())] {
-        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    for (host, path, did) in [
+        ("localhost", "/.well-known/did.json", did.as_str()),
+        ("agent.example.org:8443", "/a/b/did.json", more.stdout().trim()),
+    ] {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         let answer = crate::daemon::http(port, &head, b"");
         let document: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
         assert_eq!(document["id"], did);
@@ -221,17 +229,33 @@ fn a_did_web_is_served() {
 /// The program knows each setting that is commented out in the template.
 #[test]
 fn every_setting_in_the_template_is_known() {
-    let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/init/claviger.toml");
-    let text = fs::read_to_string(template).unwrap();
-    let lines = text.lines().map(|line| match line.strip_prefix('#') {
-        Some(setting) if setting.starts_with(|first: char| first.is_ascii_lowercase()) => setting,
-        _ => line,
-    });
-    let text = lines.collect::<Vec<_>>().join("\n");
-    let text = text.replace("@NAME@", "\"a\"").replace("@URI@", "\"pkcs11:token=a\"").replace("@ENVIRONMENT@", "");
-    let text =
-        text.replace("@LISTEN@", "listen = \"127.0.0.1:1\"").replace("@PUBLIC_URL@", "public_url = \"http://a\"");
+    let read = |name: &str| {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/init").join(name);
+        let text = fs::read_to_string(file).unwrap();
+        let lines = text.lines().map(|line| match line.strip_prefix('#') {
+            Some(setting) if setting.starts_with(|first: char| first.is_ascii_lowercase()) => setting.to_owned(),
+            _ => line.to_owned(),
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let mut text = read("claviger.toml");
+    for (name, value) in [
+        ("@STATE_DIR@", "\"state\""),
+        ("@TOKEN@", &read("token.toml")),
+        ("@NAME@", "\"a\""),
+        ("@URI@", "\"pkcs11:token=a\""),
+        ("@ENVIRONMENT@", ""),
+        ("@LISTEN@", "listen = \"127.0.0.1:1\""),
+        ("@PUBLIC_URL@", "public_url = \"http://a\""),
+        ("@ALLOW_PRIVATE@", "allow_private = []"),
+        ("@API_LISTEN@", "listen = \"unix:api.sock\""),
+        ("@API_USERS@", "users = []"),
+    ] {
+        assert!(text.contains(name), "{name}");
+        text = text.replace(name, value);
+    }
+    assert!(!text.contains('@'), "{text}");
     let home = Home::new();
-    home.write("claviger.toml", &text.replace("@ALLOW_PRIVATE@", "allow_private = []"));
+    home.write("claviger.toml", &text);
     home.run("did resolve did:key:z6LSeu9HkTHSfLLeUs2nnzUSNedgDUevfNQgQjQC23ZCit6F").success();
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A running agent without a port. Its DID has no service.
-fn desktop(more: &str) -> Option<Daemon> {
+pub fn desktop(more: &str) -> Option<Daemon> {
     let (home, ops) = (Home::with_token()?, free_port());
     let listen = format!("[net]\nallow_private = [\"127.0.0.0/8\"]\n[ops]\nlisten = \"127.0.0.1:{ops}\"\n");
     home.configure(&softhsm_module()?, &format!("{listen}{more}"));
@@ -47,7 +47,7 @@ fn an_agent_without_a_port_is_set_up_behind_a_mediator() {
 }
 
 /// A running agent without a port that uses this mediator.
-fn desktop_behind(mediator: &Mediator, more: &str) -> Option<Daemon> {
+pub fn desktop_behind(mediator: &Mediator, more: &str) -> Option<Daemon> {
     let mut desktop = desktop(more)?;
     desktop.did = use_mediator(&desktop, mediator)["did"].as_str().unwrap().to_owned();
     Some(desktop)
@@ -55,17 +55,17 @@ fn desktop_behind(mediator: &Mediator, more: &str) -> Option<Daemon> {
 
 /// Runs `claviger mediator use`, and returns its output.
 #[track_caller]
-fn use_mediator(desktop: &Daemon, mediator: &Mediator) -> Value {
+pub fn use_mediator(desktop: &Daemon, mediator: &Mediator) -> Value {
     desktop.json(&["mediator", "use", &mediator.did])
 }
 
 /// The first entry of `claviger mediator list`.
-fn mediator_state(desktop: &Daemon) -> Value {
+pub fn mediator_state(desktop: &Daemon) -> Value {
     desktop.json(&["mediator", "list"])["mediators"][0].clone()
 }
 
 /// Alice sends through the mediator, the desktop answers directly, and Alice pings the desktop.
-fn exchange_messages(alice: &Daemon, desktop: &Daemon) {
+pub fn exchange_messages(alice: &Daemon, desktop: &Daemon) {
     alice.json(&["send", "--to", &desktop.did, "At noon?", "--within", "30"]);
     desktop.wait_until("the message arrived", |desktop| desktop.unread_texts() == ["At noon?"]);
     assert_eq!(desktop.delivery("At noon?")["sender"], Value::from(alice.did.as_str()));
@@ -229,7 +229,6 @@ fn a_message_for_a_did_without_its_token_stays_with_the_mediator() {
         elsewhere.run_with_stdin(&format!("pack --to {}", did["did"].as_str().unwrap()), &message).success().to_owned()
     });
     packed.into_iter().for_each(|packed| mediator.enqueue(&ours, packed));
-    assert_eq!(mediator.waiting(), 2);
     desktop.wait_until("the message for nobody is acknowledged", |_| mediator.waiting() == 1);
     // The other message was delivered again, and is still not acknowledged.
     let before = mediator.delivered();

@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use crate::daemon::Daemon;
+use crate::{
+    daemon::{Daemon, free_port},
+    webhook::daemon_with_webhook,
+};
 
 /// The label names of each metric, by its name.
 type Metrics = BTreeMap<String, BTreeSet<String>>;
@@ -83,13 +86,22 @@ fn every_limit_is_in_the_table() {
 
 #[test]
 fn the_served_metrics_are_the_documented_ones() {
-    let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
+    // The webhook wants none of the messages.
+    let webhook = daemon_with_webhook(free_port(), "types = [\"https://example.org/offers/1.0/offer\"]\n");
+    let (Some(mut alice), Some(bob)) = (webhook, Daemon::running("")) else { return };
+    alice.start();
     bob.json(&["send", "--to", &alice.did, "lunch at noon?", "--within", "30"]);
     assert!(alice.post(b"{}").starts_with("HTTP/1.1 400"));
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["lunch at noon?"]);
     bob.json(&["ping", &alice.did]);
     let mut all = served(&alice.get_ops("/metrics"));
     all.extend(served(&bob.get_ops("/metrics")));
+    let Some(mut refused) = Daemon::new("") else { return };
+    refused.home.write("user.pin", "wrong-pin");
+    refused.start_without_token();
+    let problem = "claviger_token_problem{token=\"soft\",code=\"pin-refused\"} 1";
+    refused.wait_until("the PIN is refused", |refused| refused.get_ops("/metrics").contains(problem));
+    all.extend(served(&refused.get_ops("/metrics")));
     assert_eq!(all, documented());
     assert_eq!(all.into_keys().collect::<BTreeSet<_>>(), mentioned());
 

@@ -76,7 +76,7 @@ fn logs_and_responses_contain_no_body_pin_or_key() {
     alice.json(&["send", "--to", &bob.did, BODY, "--within", "30"]);
     bob.wait_until("the answer arrived", |bob| bob.unread_texts().contains(&BODY.to_owned()));
     // A did:peer:0 has no endpoint. Its key is that of RFC 7748 section 6.1.
-    bob.json(&["send", "--to", "did:peer:0z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc", BODY]);
+    bob.json(&["send", "--to", "did:peer:0z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc", "--hold", BODY]);
     bob.wait_until("the agent tried to send", |bob| bob.log().contains("not sent yet"));
 
     // Responses to strangers.

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
+
 use crate::{
+    api_client::{ApiClient, SAY},
     daemon::{Daemon, free_port},
     endpoint::{Endpoint, accepted},
     peer::Peer,
@@ -132,10 +135,10 @@ fn invalid_recipient_keys_are_refused_without_the_token() {
         // A did:key has only that key. In another document the invalid key is ignored, and no key is left.
         let no_key = "has no keyAgreement key that can be encrypted to";
         for (did, why) in [(format!("did:key:{key}"), why), (format!("did:peer:2.E{key}"), no_key)] {
-            let id = daemon.send_text(&did, "a secret").unwrap();
-            daemon.wait_until("the message is given up", |daemon| daemon.outbox_message(&id)["state"] == "failed");
-            let problem = daemon.outbox_message(&id)["problem"].as_str().unwrap().to_owned();
-            assert!(problem.contains(why), "{did}: {problem}");
+            let message = json!({ "to": did, "type": SAY, "body": {}, "hold": true });
+            let refused = ApiClient::new(&daemon).post("/v1/messages", &message);
+            assert_eq!(refused.error(400), "bad-message", "{did}");
+            assert!(refused.body.contains(why), "{did}: {}", refused.body);
         }
     }
     assert_eq!(wrapped(), before, "the token was used");

@@ -77,8 +77,13 @@ impl Peer {
 
     /// Makes a peer with these services.
     pub fn with_services(name: &str, services: &[Service]) -> Self {
+        Self::with_curves(name, &[Curve::X25519, Curve::P256], services)
+    }
+
+    /// Makes a peer with key agreement keys on these curves, at most two, and with these services.
+    pub fn with_curves(name: &str, curves: &[Curve], services: &[Service]) -> Self {
         let token = SoftToken::new(name);
-        let agree = [Curve::X25519, Curve::P256].map(|curve| token.make(curve)).to_vec();
+        let agree: Vec<_> = curves.iter().map(|curve| token.make(*curve)).collect();
         let sign = [Curve::Ed25519, Curve::P256].map(|curve| token.make(curve)).to_vec();
         let keys = agree.iter().map(|key| (Relationship::KeyAgreement, key.clone()));
         let keys: Vec<_> = keys.chain(sign.iter().map(|key| (Relationship::Authentication, key.clone()))).collect();
@@ -123,9 +128,13 @@ impl Peer {
 
     /// Unpacks a message. Panics if it is invalid.
     pub fn open(&self, packed: &str) -> (Message, Provenance) {
+        self.try_open(packed).expect("the message opens")
+    }
+
+    /// Unpacks a message. Returns none if it is invalid, or for another peer.
+    pub fn try_open(&self, packed: &str) -> Option<(Message, Provenance)> {
         let options = UnpackOptions::default();
-        block_on(Message::unpack(packed, &LocalResolver::new(), &self.person.identities, &options))
-            .expect("the message opens")
+        block_on(Message::unpack(packed, &LocalResolver::new(), &self.person.identities, &options)).ok()
     }
 
     /// An authcrypt message by its first key, to be changed before it is sealed.

@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use claviger::{
@@ -14,6 +15,7 @@ use claviger::{
 use serde_json::{Value, json};
 
 use crate::{
+    api_client::ApiClient,
     daemon::{Daemon, free_port},
     endpoint::{Endpoint, Response, accepted},
     peer::Peer,
@@ -168,7 +170,13 @@ fn a_document_that_is_not_there_for_a_while_is_waited_for() {
     for (name, ..) in faults {
         documents.serve(name, 200, &sound(name));
     }
+    // The pauses, and that of the server of the documents, grow up to a minute meanwhile.
+    let (api, mut retried) = (ApiClient::new(&daemon), Instant::now());
     daemon.wait_until("all messages are sent", |daemon| {
+        if retried.elapsed() > Duration::from_secs(1) {
+            ids.iter().for_each(|id| drop(api.post(&format!("/v1/messages/{id}/retry"), &json!({}))));
+            retried = Instant::now();
+        }
         ids.iter().all(|id| daemon.outbox_message(id)["state"] == "sent")
     });
 }

@@ -4,10 +4,18 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    thread,
     time::Duration,
 };
 
-use claviger::agent::protocol::out_of_band::Invitation;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use claviger::{
+    agent::protocol::out_of_band::Invitation,
+    did::{Relationship, peer::create_2},
+    keys::Curve,
+    secrets::KeyUse,
+};
+use claviger_testkit::PrivateKey;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -55,6 +63,82 @@ fn own_invitation(parsed: claviger::agent::protocol::out_of_band::ParsedInvitati
     }
 }
 
+/// The headers of a response that a browser looks at, in lower case and in the order of their names.
+fn cors_headers(response: &str) -> Vec<String> {
+    let head = response.split("\r\n\r\n").next().unwrap().to_lowercase();
+    let mut found: Vec<String> =
+        head.lines().filter(|line| line.starts_with("access-control-")).map(str::to_owned).collect();
+    found.sort();
+    found
+}
+
+/// A page of any origin may send messages and read every answer, and none of the answers is for a request with cookies
+/// or other credentials. `browser.rs` tries it in a browser.
+#[test]
+fn every_answer_is_for_any_origin() {
+    let Some(mut daemon) = Daemon::with_config("rate_per_address = 20", "") else { return };
+    daemon.start();
+    let invitation = daemon.json(&["invite"]);
+    let path_of = |name: &str| {
+        let url = invitation[name].as_str().unwrap();
+        url[url.find("/?").unwrap()..].to_owned()
+    };
+    let encrypted = "content-type: application/didcomm-encrypted+json\r\n";
+    let peer = Peer::new("peer");
+    let (message, foreign) = (peer.pack_text(&daemon.did, "hello"), peer.pack_text(peer.did(), "hello"));
+    let too_large = format!("{encrypted}content-length: 1000000000\r\n");
+    let (short_url, url) = (format!("GET {}", path_of("short_url")), format!("GET {}", path_of("url")));
+    let requests = [
+        ("POST /", encrypted, message.as_str(), 202),
+        ("POST /any/path", encrypted, "{}", 400),
+        ("POST /", encrypted, foreign.as_str(), 404),
+        ("POST /", too_large.as_str(), "", 413),
+        ("POST /", "content-type: text/plain\r\n", "{}", 415),
+        ("PUT /", encrypted, "{}", 405),
+        ("GET /", "", "", 200),
+        ("GET /nowhere", "", "", 404),
+        (short_url.as_str(), "", "", 307),
+        (url.as_str(), "", "", 200),
+        ("GET /?_oobid=unknown", "", "", 404),
+        ("GET /?_oob=damaged", "", "", 400),
+    ];
+    for (request, headers, body, status) in requests {
+        let length =
+            if headers.contains("length") { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+        for origin in ["", "origin: https://wallet.example\r\ncookie: a=b\r\n"] {
+            let head = format!("{request} HTTP/1.1\r\nhost: a\r\n{origin}{headers}{length}connection: close\r\n\r\n");
+            let response = http(daemon.port, &head, body.as_bytes());
+            assert_eq!(status_of(&response), status, "{request}: {response}");
+            assert_eq!(cors_headers(&response), ["access-control-allow-origin: *"], "{request}");
+        }
+    }
+    let preflight = "OPTIONS / HTTP/1.1\r\nhost: a\r\norigin: https://wallet.example\r\n\
+                     access-control-request-method: POST\r\naccess-control-request-headers: content-type\r\n\
+                     access-control-request-private-network: true\r\nconnection: close\r\n\r\n";
+    let response = http(daemon.port, preflight, b"");
+    assert_eq!(status_of(&response), 204, "{response}");
+    let allowed = [
+        "access-control-allow-headers: content-type, *",
+        "access-control-allow-methods: get, post",
+        "access-control-allow-origin: *",
+        "access-control-max-age: 86400",
+    ];
+    assert_eq!(cors_headers(&response), allowed);
+    daemon.wait_until("messages are too many", |daemon| {
+        let responses: Vec<String> = thread::scope(|scope| {
+            let posts: Vec<_> = (0..30).map(|_| scope.spawn(|| daemon.post(b"{}"))).collect();
+            posts.into_iter().map(|post| post.join().unwrap()).collect()
+        });
+        let refused = responses.iter().find(|response| status_of(response) == 429);
+        refused.is_some_and(|response| {
+            let allowed = ["access-control-allow-origin: *", "access-control-expose-headers: retry-after"];
+            assert_eq!(cors_headers(response), allowed);
+            true
+        })
+    });
+    daemon.wait_until("the messages arrived", |daemon| daemon.unread_texts() == ["hello"]);
+}
+
 /// Two did:web of ours with the same path are told apart by their hosts.
 #[test]
 fn did_webs_with_one_path_are_told_apart_by_host() {
@@ -64,16 +148,26 @@ fn did_webs_with_one_path_are_told_apart_by_host() {
         let made = daemon.json(&[&host[..], &["--service", "https://a.example"]].concat());
         made["did"].as_str().unwrap().to_owned()
     });
+    let path = ["did", "create", "--method", "web", "--host", "a.example", "--path", "x"];
+    let with_path = daemon.json(&[&path[..], &["--service", "https://a.example"]].concat())["did"].clone();
     daemon.start();
-    let did_of = |host: &str| -> Option<String> {
-        let response = get(daemon.port, host, "/.well-known/did.json");
+    let did_at = |host: &str, path: &str| -> Option<String> {
+        let response = get(daemon.port, host, path);
         let document: Value = serde_json::from_str(response.split_once("\r\n\r\n")?.1).ok()?;
         Some(document["id"].as_str()?.to_owned())
     };
+    let did_of = |host: &str| did_at(host, "/.well-known/did.json");
     assert_eq!(did_of("a.example").as_ref(), Some(&dids[0]));
     assert_eq!(did_of("A.EXAMPLE:443").as_ref(), Some(&dids[0]));
     assert_eq!(did_of("b.example:8443").as_ref(), Some(&dids[1]));
     assert_eq!(did_of("c.example"), None);
+    // A proxy changes the port, or the host of the only document at a path. Another host of ours has no document there.
+    assert_eq!(did_of("b.example").as_ref(), Some(&dids[1]));
+    for host in ["a.example", "a.example:8080", "c.example", "127.0.0.1"] {
+        assert_eq!(did_at(host, "/x/did.json").as_deref(), with_path.as_str(), "{host}");
+    }
+    assert_eq!(did_at("b.example:8443", "/x/did.json"), None);
+    assert_eq!(did_at("a.example", "http://b.example:8443/.well-known/did.json").as_ref(), Some(&dids[1]));
 }
 
 /// The limits hold for all listening sockets together.
@@ -130,13 +224,46 @@ fn a_message_for_a_did_without_its_token_is_to_be_sent_again() {
         elsewhere.run_with_stdin(&format!("pack --to {}", did["did"].as_str().unwrap()), &message).success().to_owned()
     });
     let response = daemon.post(for_us.as_bytes());
-    assert!(response.starts_with("HTTP/1.1 503") && response.to_lowercase().contains("retry-after"), "{response}");
+    assert!(response.starts_with("HTTP/1.1 503") && response.to_lowercase().contains("retry-after:"), "{response}");
+    assert_eq!(
+        cors_headers(&response),
+        ["access-control-allow-origin: *", "access-control-expose-headers: retry-after"]
+    );
     assert_eq!(daemon.post_status(&for_nobody), 404);
     for (packed, code) in [(&for_us, CloseCode::Again), (&for_nobody, CloseCode::Policy)] {
         let mut socket = WebSocketClient::open(daemon.port);
         socket.send(packed).unwrap();
         assert_eq!(socket.close_code(), Some(code));
     }
+}
+
+/// A key that another program puts into the token while the daemon runs is found because a message asks for it, and not
+/// after ten minutes (`check_keys_seconds`).
+#[test]
+fn a_key_of_another_program_is_found_when_a_message_asks_for_it() {
+    let Some(mut daemon) = Daemon::new("") else { return };
+    let key = PrivateKey::generate(Curve::X25519);
+    let document = create_2(&[(Relationship::KeyAgreement, key.public().clone())], &[]).unwrap();
+    daemon.home.write("documents.json", &document.as_value().to_string());
+    let file = daemon.home.path().join("claviger.toml");
+    let configuration = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{configuration}[did]\ndocuments = [\"documents.json\"]\n")).unwrap();
+    daemon.start();
+    let peer = Peer::new("peer");
+    let packed = peer.pack_text(document.id(), "for the new key");
+    assert_eq!(daemon.post_status(&packed), 503);
+    let jwk = serde_json::json!({
+        "kty": "OKP", "crv": "X25519", "x": URL_SAFE_NO_PAD.encode(key.public().as_bytes()),
+        "d": URL_SAFE_NO_PAD.encode(&*key.to_import(KeyUse::Agreement, None).private), "kid": "new",
+    });
+    daemon.home.write("key.jwk", &jwk.to_string());
+    // Another process, which tells the daemon nothing.
+    daemon.home.run("key import --token soft --jwk key.jwk").success();
+    daemon.wait_until("the message is accepted", |daemon| daemon.post_status(&packed) == 202);
+    daemon.wait_until("the message is read", |daemon| daemon.unread_texts() == ["for the new key"]);
+    // One search for many requests: 503s are cheap.
+    let searches = daemon.log().matches("searching the tokens again").count();
+    assert!((1..=8).contains(&searches), "{searches}");
 }
 
 /// A WebSocket that stays open has stored what came on it: a message that is refused closes it.

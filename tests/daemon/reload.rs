@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Replaces a text in claviger.toml, by a new file like an editor does, and sends SIGHUP.
-fn change_and_reload(agent: &Daemon, from: &str, to: &str) {
+pub fn change_and_reload(agent: &Daemon, from: &str, to: &str) {
     let path = agent.home.path().join("claviger.toml");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(from), "{text}");
@@ -27,7 +27,7 @@ fn change_and_reload(agent: &Daemon, from: &str, to: &str) {
 
 /// Waits for a log line with these words, after the first `before` bytes of the log.
 #[track_caller]
-fn wait_for_log_line(agent: &Daemon, before: usize, words: &[&str]) {
+pub fn wait_for_log_line(agent: &Daemon, before: usize, words: &[&str]) {
     let is_logged =
         |agent: &Daemon| agent.log()[before..].lines().any(|line| words.iter().all(|word| line.contains(word)));
     agent.wait_until(&format!("a log line has {words:?}"), is_logged);
@@ -82,6 +82,11 @@ fn an_invalid_file_changes_nothing_and_its_line_is_reported() {
         let text = fs::read_to_string(agent.home.path().join("claviger.toml")).unwrap();
         format!("claviger.toml line {}:", 1 + text.lines().position(|line| line.contains(word)).unwrap())
     };
+    // One that `serve` would refuse at the next start.
+    let before = agent.log().len();
+    change_and_reload(&agent, "[[token]]\n", "[[token]]\nsesions = 2\n");
+    wait_for_log_line(&agent, before, &["ERROR", "configuration not reloaded", &line("sesions"), "unknown setting"]);
+    change_and_reload(&agent, "sesions = 2\n", "");
     let broken = [
         ("[http]\n", "[http]\nconections = 1\n", "conections", "did you mean \"connections\"?"),
         ("conections = 1", "connections = \"few\"", "few", "http.connections"),
@@ -173,4 +178,23 @@ fn settings_that_make_no_sense_as_0_are_refused_by_name() {
     home.configure(&module, unlimited);
     home.create_did("--method peer:2 --service http://127.0.0.1:1/");
     home.run("--json serve --check").success();
+}
+
+/// `serve --check` beside the running agent: its sockets are no fault, and everything else is checked.
+#[test]
+fn the_configuration_is_checked_while_the_agent_runs() {
+    let Some(agent) = Daemon::running("") else { return };
+    let checked = agent.home.run("--json serve --check").json();
+    assert_eq!(checked["running"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(checked["listens"], serde_json::json!([format!("127.0.0.1:{}", agent.port)]));
+    let path = agent.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = text.replace(&agent.port.to_string(), &taken.local_addr().unwrap().port().to_string());
+    fs::write(&path, other).unwrap();
+    let output = agent.home.run("--json serve --check");
+    assert_eq!(output.error(1), "io");
+    assert!(output.stderr().contains("another program may have the port"), "{}", output.stderr());
+    fs::write(&path, format!("{text}\n[http]\nconnections = \"many\"\n")).unwrap();
+    assert_eq!(agent.home.run("--json serve --check").error(2), "bad-config");
 }

@@ -187,8 +187,9 @@ fn an_ending_closes_only_earlier_relationships() {
     daemon.wait_until_all_opened();
     assert_eq!(daemon.unread_texts(), ["hello", "hello", "Bob"]);
     // No message is sent to Alice any more.
-    let id = daemon.send_text(alice.did(), "come back").unwrap();
-    daemon.wait_until("the message is given up", |daemon| daemon.outbox_message(&id)["state"] == "failed");
+    let message =
+        json!({"to": alice.did(), "from": daemon.did, "type": SAY, "body": {"content": "come back"}, "hold": true});
+    assert_eq!(ApiClient::new(&daemon).post("/v1/messages", &message).error(409), "connection-ended");
 }
 
 /// A from_prior that rotates `old` to `new`.

@@ -59,6 +59,24 @@ pub fn gets_all(daemon: &Daemon, peer: &Peer, count: usize) {
     });
 }
 
+/// Whoever got a message that she signed can encrypt it to us. It is refused, and is no message of hers.
+#[test]
+fn what_she_signed_and_another_encrypted_opens_no_return_route() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let (alice, mallory) = (Peer::new("alice"), Peer::new("mallory"));
+    let mut text = alice.plaintext(mallory.did(), "for Mallory");
+    text["return_route"] = "all".into();
+    let for_mallory = alice.signed(&text.to_string()).to_string();
+    let for_us = alice.signed(&asking(&alice, &daemon, "signed")).to_string();
+    let keys = daemon.agreement_keys();
+    let envelopes = [
+        mallory.authcrypt(&keys).seal(&for_mallory),
+        mallory.authcrypt(&keys).seal(&for_us),
+        Jwe::anoncrypt(&keys).seal(&for_mallory),
+    ];
+    get_nothing_back(&daemon, &alice, &envelopes.map(|envelope| envelope.to_string()));
+}
+
 #[test]
 fn a_copy_of_an_envelope_opens_no_return_route() {
     let Some(mut daemon) = Daemon::running("") else { return };

@@ -79,12 +79,13 @@ fn nothing_is_sent_after_a_relationship_ends() {
     alice.wait_until("Alice knows that it ended", |alice| {
         !alice.json(&["connections"])["connections"][0]["ended"].is_null()
     });
-    let sent = alice.json(&["send", "--to", &bob.did, "are you there?"]);
-    let id = sent["id"].as_str().unwrap().to_owned();
-    alice.wait_until("the agent refuses to send", |alice| {
-        alice.run(&["send", "--to", &bob.did, "and now?", "--within", "5"]).stderr().contains("not-sent")
-    });
-    assert!(!id.is_empty() && bob.unread_texts().is_empty());
+    // No other DID of Alice is chosen, since that would tell Bob who she is.
+    let refused = alice.run(&["send", "--to", &bob.did, "are you there?"]);
+    assert_eq!(refused.error(1), "connection-ended");
+    assert!(refused.stderr().contains("has ended"), "{}", refused.stderr());
+    let refused = alice.run(&["send", "--to", &bob.did, "--from", &alice.did, "are you there?"]);
+    assert_eq!(refused.error(1), "connection-ended");
+    assert!(bob.unread_texts().is_empty());
 }
 
 /// After the overlap the old DID can be retired, which deletes its keys. The store is then opened with the keys of the
@@ -100,7 +101,7 @@ fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
     assert_eq!(retire(&alice).error(1), "bad-message");
     let new = alice.json(&["did", "rotate", &alice.did, "--overlap", "1"])["to"].as_str().unwrap().to_owned();
     let refused = retire(&alice);
-    assert!(refused.stderr().contains("24 more hours"), "{}", refused.stderr());
+    assert!(refused.stderr().contains("are read until"), "{}", refused.stderr());
     assert_eq!((refused.error(1).as_str(), keys(&alice)), ("bad-message", 4));
     // A second rotation ends the overlap at once.
     alice.json(&["did", "rotate", &alice.did, "--to", &new, "--overlap", "0"]);
@@ -112,12 +113,50 @@ fn a_rotated_did_is_retired_and_its_keys_are_deleted() {
     alice.start();
     assert_eq!(alice.unread_texts(), ["kept"]);
     bob.json(&["ping", &new]);
+    // A message to the retired DID is answered from the new one.
+    let kept = alice.delivery("kept");
+    assert_eq!(kept["recipient"], alice.did);
+    alice.json(&["reply", kept["id"].as_str().unwrap(), "an answer", "--within", "30"]);
+    bob.wait_until("the answer arrived", |bob| bob.unread_texts() == ["an answer"]);
+    assert_eq!(bob.delivery("an answer")["sender"], new);
     bob.json(&["send", "--to", &new, "and on", "--within", "30"]);
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["kept", "and on"]);
     assert!(!alice.json(&["connections"])["connections"].as_array().unwrap().is_empty());
 }
 
 /// Any one of the tokens opens the store, even if a DID was made while that token was missing.
+/// What a person sees of a rotation, and what is refused before anything is asked or made.
+#[test]
+fn a_rotation_is_shown() {
+    let Some((alice, _bob)) = connected_agents() else { return };
+    let old = alice.did.clone();
+    let refused = alice.run(&["did", "retire", &old]);
+    assert_eq!(refused.error(1), "bad-message");
+    assert!(refused.stderr().contains("has not rotated"), "{}", refused.stderr());
+
+    let new = alice.json(&["did", "rotate", &old])["to"].as_str().unwrap().to_owned();
+    let listed = alice.json(&["did", "list"]);
+    let own = |did: &str| listed.as_array().unwrap().iter().find(|own| own["did"] == did).unwrap().clone();
+    assert_eq!(own(&old)["rotated_to"], new);
+    let days = (own(&old)["read_until"].as_i64().unwrap() / 1000 - i64::try_from(seconds()).unwrap()) / 86_400;
+    assert!((29..=30).contains(&days), "{listed}");
+    assert!(own(&new)["rotated_to"].is_null(), "{listed}");
+    assert!(alice.home.run("did list").success().contains("rotated to did:peer:2"));
+    assert!(alice.home.run("connections list").success().contains(", which has rotated to did:peer:2"));
+    // Nobody is asked whether keys may be deleted that are needed for a month.
+    let refused = alice.run(&["did", "retire", &old]);
+    assert_eq!(refused.error(1), "bad-message");
+    assert!(
+        refused.stderr().contains("are read until") && refused.stderr().contains("--overlap 0"),
+        "{}",
+        refused.stderr()
+    );
+    let again = alice.run(&["did", "rotate", &old]);
+    assert_eq!(again.error(2), "bad-arguments");
+    assert!(again.stderr().contains("goes on from there"), "{}", again.stderr());
+    assert_eq!(alice.json(&["did", "list"]).as_array().unwrap().len(), 2, "no further DID was made");
+}
+
 #[test]
 fn any_one_token_opens_the_store() {
     let Some(module) = softhsm_module() else { return };

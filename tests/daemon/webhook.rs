@@ -36,7 +36,7 @@ pub struct WebhookRequest {
     status: u16,
 }
 
-/// The server of an application. It answers with each of `statuses` in turn, and then with 204.
+/// The server of an application.
 pub struct WebhookServer {
     port: u16,
     requests: Arc<Mutex<Vec<WebhookRequest>>>,
@@ -45,11 +45,17 @@ pub struct WebhookServer {
 }
 
 impl WebhookServer {
+    /// A server that answers with each of `statuses` in turn, and then with 204.
     pub fn listen(port: u16, statuses: &[u16]) -> Self {
+        let mut statuses = VecDeque::from_iter(statuses.iter().copied());
+        Self::answering(port, move |_| (statuses.pop_front().unwrap_or(204), ""))
+    }
+
+    /// A server that answers a body with a status and further headers, each ended by CR LF.
+    pub fn answering(port: u16, mut answer: impl FnMut(&str) -> (u16, &'static str) + Send + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let (requests, ends) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (kept, end) = (requests.clone(), ends.clone());
-        let mut statuses = VecDeque::from_iter(statuses.iter().copied());
         let thread = thread::spawn(move || {
             for stream in listener.incoming() {
                 if end.load(Ordering::SeqCst) {
@@ -66,15 +72,12 @@ impl WebhookServer {
                 let Some(length) = header(&head, "content-length") else { continue };
                 let mut body = vec![0; length.parse().unwrap()];
                 reader.read_exact(&mut body).unwrap();
-                let status = statuses.pop_front().unwrap_or(204);
-                kept.lock().unwrap().push(WebhookRequest {
-                    head,
-                    raw_head,
-                    body: String::from_utf8(body).unwrap(),
-                    status,
-                });
+                let body = String::from_utf8(body).unwrap();
+                let (status, headers) = answer(&body);
+                kept.lock().unwrap().push(WebhookRequest { head, raw_head, body, status });
                 let answer = format!(
-                    "HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                    "HTTP/1.1 {status} X\r\nlocation: /elsewhere\r\n{headers}connection: close\r\n\
+                     content-length: 0\r\n\r\n"
                 );
                 // The agent may have been killed meanwhile.
                 let _ = reader.get_mut().write_all(answer.as_bytes());
@@ -87,8 +90,17 @@ impl WebhookServer {
         self.requests.lock().unwrap().clone()
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The bodies of all requests, in order.
+    pub fn bodies(&self) -> Vec<String> {
+        self.requests().into_iter().map(|request| request.body).collect()
+    }
+
     /// The texts of the requests with a 2xx response, in order.
-    fn accepted_texts(&self) -> Vec<String> {
+    pub fn accepted_texts(&self) -> Vec<String> {
         let taken = self.requests().into_iter().filter(|it| (200..300).contains(&it.status));
         taken.map(|it| text(&serde_json::from_str(&it.body).unwrap())).collect()
     }
@@ -123,7 +135,7 @@ fn alice_and_bob(port: u16, more: &str) -> Option<(Daemon, Daemon)> {
 }
 
 /// Bob sends these texts to Alice, each after she has received the previous one.
-fn send_texts(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
+pub fn send_texts(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
     let api = ApiClient::new(alice);
     let count = || api.get("/v1/inbox?acknowledged=true&limit=1000").json(200)["messages"].as_array().unwrap().len();
     for text in texts {
@@ -133,13 +145,22 @@ fn send_texts(bob: &Daemon, alice: &Daemon, texts: &[&str]) {
     }
 }
 
-/// Verifies the signature of Standard Webhooks and the deprecated signature, as docs/api.md describes them. The key is
-/// the bytes of the secret, since the secret does not begin with `whsec_`.
+/// Verifies the signatures of a request with a message.
 pub fn verify(request: &WebhookRequest) {
-    let [id, timestamp, standard] =
-        ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| header(&request.raw_head, name).unwrap());
     let message: Value = serde_json::from_str(&request.body).unwrap();
-    assert_eq!(message["id"], id.as_str());
+    assert_eq!(message["id"], verify_signatures(request));
+}
+
+/// Verifies the signature of Standard Webhooks, with the library of its authors and as docs/api.md describes it, and the
+/// deprecated signature. The key is the bytes of the secret, since the secret does not begin with `whsec_`. Returns the
+/// `webhook-id`.
+pub fn verify_signatures(request: &WebhookRequest) -> String {
+    let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+    let [id, timestamp, standard] = names.map(|name| header(&request.raw_head, name).unwrap());
+    let headers = names.into_iter().zip([&id, &timestamp, &standard]);
+    let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+    let library = standardwebhooks::Webhook::from_bytes(SECRET.as_bytes().to_vec()).unwrap();
+    library.verify(request.body.as_bytes(), &headers).unwrap();
     let expected = hmac_sha256(&format!("{id}.{timestamp}.{}", request.body));
     assert_eq!(standard, format!("v1,{}", STANDARD.encode(expected)));
     let signature = header(&request.head, "claviger-signature").unwrap();
@@ -151,6 +172,7 @@ pub fn verify(request: &WebhookRequest) {
     let expected: String =
         hmac_sha256(&format!("{time}.{}", request.body)).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(mac, expected);
+    id
 }
 
 fn hmac_sha256(text: &str) -> [u8; 32] {
@@ -165,6 +187,8 @@ fn the_webhook_is_signed_and_retried_until_accepted() {
     // A redirect counts as a failure. It is not followed: only the operator's URL may get the content.
     let webhook = WebhookServer::listen(port, &[500, 200, 307, 404, 200]);
     let Some((alice, bob)) = alice_and_bob(port, "") else { return };
+    // A refused message of a stranger would not be retried.
+    alice.json(&["send", "--to", &bob.did, "hello", "--within", "30"]);
     send_texts(&bob, &alice, &["0", "1", "2"]);
     alice.wait_until("all messages were posted", |_| webhook.accepted_texts().len() >= 3);
     assert_eq!(webhook.accepted_texts(), ["0", "1", "2"]);

@@ -20,6 +20,15 @@ fn base58(multikey: &str) -> String {
     bs58::encode(key(multikey).as_bytes()).into_string()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The point in SEC 1 form, compressed.
+fn compressed(multikey: &str) -> Vec<u8> {
+    bs58::decode(&multikey[1..]).into_vec().unwrap().split_off(2)
+}
+
 /// The key of the only method of a document.
 fn read(mut method: Value) -> Result<PublicKey, KeyError> {
     method["id"] = "#key-1".into();
@@ -47,6 +56,37 @@ fn keys_in_every_format_are_read() {
             json!({ "type": "Ed25519VerificationKey2020", "publicKeyMultibase": format!("z{}", base58(ED25519)) }),
         ),
         (X25519, json!({ "type": "X25519KeyAgreementKey2020", "publicKeyMultibase": format!("z{}", base58(X25519)) })),
+        // The type of 2019 with a multibase, as in the extensions' own example of keyAgreement.
+        (X25519, json!({ "type": "X25519KeyAgreementKey2019", "publicKeyMultibase": format!("z{}", base58(X25519)) })),
+        // Deprecated, and as Veramo 7.0.1 serves them by did:web.
+        (
+            SECP256K1,
+            json!({ "type": "EcdsaSecp256k1VerificationKey2019", "publicKeyHex": hex(key(SECP256K1).as_bytes()) }),
+        ),
+        (SECP256K1, json!({ "type": "Secp256k1VerificationKey2018", "publicKeyHex": hex(&compressed(SECP256K1)) })),
+        (P256, json!({ "type": "EcdsaSecp256r1VerificationKey2019", "publicKeyHex": hex(&compressed(P256)) })),
+        (P256, json!({ "type": "Secp256r1VerificationKey2018", "publicKeyHex": hex(&key(P256).as_bytes()[1..]) })),
+        (
+            P256,
+            json!({ "type": "P256Key2021", "publicKeyHex": format!("0x{}", hex(&compressed(P256)).to_uppercase()) }),
+        ),
+        (ED25519, json!({ "type": "Ed25519VerificationKey2018", "publicKeyHex": hex(key(ED25519).as_bytes()) })),
+        (X25519, json!({ "type": "X25519KeyAgreementKey2019", "publicKeyHex": hex(key(X25519).as_bytes()) })),
+        (
+            ED25519,
+            json!({ "type": "Ed25519VerificationKey2018", "publicKeyBase64":
+            format!("{}=", key(ED25519).to_jwk().x.replace('-', "+").replace('_', "/")) }),
+        ),
+        (
+            SECP256K1,
+            json!({ "type": "EcdsaSecp256k1VerificationKey2019", "publicKeyJwk": {
+            "kty": "EC", "crv": "P-256K", "x": key(SECP256K1).to_jwk().x, "y": key(SECP256K1).to_jwk().y
+        } }),
+        ),
+        (ED25519, json!({ "type": ["Ed25519VerificationKey2018"], "publicKeyBase58": base58(ED25519) })),
+        // Another base.
+        (P256, json!({ "type": "Multikey", "publicKeyMultibase": multibase('u', P256) })),
+        (X25519, json!({ "type": "X25519KeyAgreementKey2020", "publicKeyMultibase": multibase('f', X25519) })),
         // Padded base64url.
         (
             ED25519,
@@ -55,8 +95,23 @@ fn keys_in_every_format_are_read() {
         ),
         // The same key in two formats.
         (P256, json!({ "type": "JsonWebKey", "publicKeyJwk": key(P256).to_jwk(), "publicKeyMultibase": P256 })),
+        (
+            P256,
+            json!({ "type": "JsonWebKey2020", "publicKeyJwk": key(P256).to_jwk(), "publicKeyBase58": base58(P256) }),
+        ),
+        // A deprecated member that nobody can read beside a key.
+        (P256, json!({ "type": "JsonWebKey2020", "publicKeyJwk": key(P256).to_jwk(), "publicKeyHex": "0xab" })),
     ] {
         assert_eq!(read(method.clone()), Ok(key(multikey)), "{method}");
+    }
+}
+
+/// The multikey in another base of multibase.
+fn multibase(base: char, multikey: &str) -> String {
+    let bytes = bs58::decode(&multikey[1..]).into_vec().unwrap();
+    match base {
+        'f' => format!("f{}", hex(&bytes)),
+        _ => format!("u{}", base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, bytes)),
     }
 }
 
@@ -70,7 +125,14 @@ fn an_unusable_key_keeps_its_error() {
     unsupported(json!({}));
     let malformed = |method: Value| assert!(matches!(read(method.clone()), Err(KeyError::Malformed(_))), "{method}");
     malformed(json!({ "type": "Multikey", "publicKeyMultibase": 1 }));
-    malformed(json!({ "type": "Multikey", "publicKeyMultibase": "uABC" }));
+    unsupported(json!({ "type": "Multikey", "publicKeyMultibase": "uABC" }));
+    unsupported(json!({ "type": "JsonWebKey2020", "publicKeyHex": hex(&compressed(P256)) }));
+    unsupported(json!({ "type": "EcdsaSecp256k1RecoveryMethod2020", "ethereumAddress": "0xab" }));
+    malformed(json!({ "type": "Multikey", "publicKeyMultibase": "A" }));
+    malformed(json!({ "type": "EcdsaSecp256k1VerificationKey2019", "publicKeyHex": "0xabc" }));
+    malformed(json!({ "type": "EcdsaSecp256k1VerificationKey2019", "publicKeyHex": "0".repeat(30_000) }));
+    let other = hex(&compressed(P256));
+    malformed(json!({ "type": "P256Key2021", "publicKeyHex": other, "publicKeyMultibase": X25519 }));
     malformed(json!({ "type": "Multikey", "publicKeyMultibase": format!("z{}", "2".repeat(30_000)) }));
     malformed(json!({ "type": "Ed25519VerificationKey2018", "publicKeyBase58": "2".repeat(30_000) }));
     malformed(json!({ "type": "JsonWebKey", "publicKeyJwk": "x" }));
@@ -108,6 +170,78 @@ fn methods_are_found_in_their_relationships() {
     assert!(document.method("did:example:a#v", Relationship::KeyAgreement).is_none());
     assert!(document.method("#v", Relationship::Authentication).is_none(), "ids are absolute");
     assert_eq!(document.methods(Relationship::KeyAgreement).next().unwrap().controller, "did:example:other");
+}
+
+/// Fragments without `#`, and the members of documents from before DID Core 1.0.
+#[test]
+fn documents_in_older_forms_are_read() {
+    let hex_key = hex(&compressed(SECP256K1));
+    let document = Document::from_value(json!({
+        "id": DID,
+        "publicKey": [
+            { "id": "key-1", "type": "Secp256k1VerificationKey2018", "owner": "did:example:o", "publicKeyHex": hex_key },
+            { "id": "did:example:a#key-2", "type": "Multikey", "publicKeyMultibase": P256 },
+        ],
+        "authentication": [
+            "key-1",
+            { "type": "Secp256k1SignatureAuthentication2018", "publicKey": "did:example:a#key-2" },
+            { "type": "Secp256k1SignatureAuthentication2018", "publicKey": ["#key-1"] },
+        ],
+        "keyAgreement": ["key-2"],
+        "service": [{ "id": "files", "type": "DIDCommMessaging", "serviceEndpoint": "https://1.example" }],
+    }))
+    .unwrap();
+    let ids = |relationship| document.methods(relationship).map(|method| method.id.as_str()).collect::<Vec<_>>();
+    assert_eq!(ids(Relationship::Authentication), ["did:example:a#key-1", "did:example:a#key-2"]);
+    assert_eq!(ids(Relationship::KeyAgreement), ["did:example:a#key-2"]);
+    let method = document.method("did:example:a#key-1", Relationship::Authentication).unwrap();
+    assert_eq!((method.controller.as_str(), method.key.as_ref()), ("did:example:o", Ok(&key(SECP256K1))));
+    assert_eq!(document.services()[0].id, "did:example:a#files");
+    assert_eq!(document.unused_parts(), []);
+    // An absolute id of another form is left as it is.
+    let urn =
+        json!({ "id": DID, "authentication": [{ "id": "urn:x:1", "type": "Multikey", "publicKeyMultibase": P256 }] });
+    assert_eq!(Document::from_value(urn).unwrap().all_methods()[0].id, "urn:x:1");
+}
+
+#[test]
+fn unused_parts_are_named_with_the_reason() {
+    let document = Document::from_value(json!({
+        "id": DID,
+        "verificationMethod": [
+            { "id": "#good", "type": "Multikey", "publicKeyMultibase": P256 },
+            { "id": "#eth", "type": "EcdsaSecp256k1RecoveryMethod2020", "blockchainAccountId": "eip155:1:0xab" },
+            { "id": "#rsa", "type": "JsonWebKey2020", "publicKeyJwk": { "kty": "RSA" } },
+            { "id": "#ed", "type": "Multikey", "publicKeyMultibase": ED25519 },
+        ],
+        "authentication": ["#good", "#eth", "did:example:other#key-1"],
+        "keyAgreement": ["#gone", "#ed"],
+        "service": [
+            { "id": "#1", "type": "DIDCommMessaging", "serviceEndpoint": { "uri": "https://1.example" } },
+            { "id": "#2", "type": "did-communication", "serviceEndpoint": "https://2.example" },
+            { "id": "#3", "type": "DIDCommMessaging", "serviceEndpoint": [{ "uri": "https://3.example" }, { "url": "x" }] },
+            { "id": "#4", "type": "DIDCommMessaging", "serviceEndpoint": { "uri": "https://4", "accept": ["didcomm/aip1"] } },
+            { "id": "#5", "type": "DIDCommMessaging" },
+            "https://6.example",
+        ],
+    }))
+    .unwrap();
+    let texts: Vec<String> = document.unused_parts().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            r##"the key "#eth": the key type "EcdsaSecp256k1RecoveryMethod2020" is not supported"##,
+            r##"the key "#rsa": the key type "RSA" is not supported"##,
+            r##"authentication names "did:example:other#key-1", which the document does not have"##,
+            r##"keyAgreement names "#gone", which the document does not have"##,
+            r##"the key "#ed": DIDComm does not use Ed25519 for keyAgreement"##,
+            r##"the service "#2": its type is not DIDCommMessaging"##,
+            r##"the service "#3": an endpoint has no uri"##,
+            r##"the service "#4": an endpoint does not accept didcomm/v2"##,
+            r##"the service "#5": it has no serviceEndpoint"##,
+            r##"the service "": it is not an object"##,
+        ]
+    );
 }
 
 /// conformance.md 76.

@@ -162,6 +162,14 @@ async fn create_2_makes_a_did_peer_2() {
     assert_eq!(*resolve(document.id()).await.unwrap(), document);
     let ids: Vec<_> = document.services().iter().map(|service| service.id.split_once('#').unwrap().1).collect();
     assert_eq!(ids, ["service", "files", "service-1"]);
+    // The default id of the first service is left out, also if it is given. The ids of the others are written.
+    let explicit = Service { id: "#service".into(), ..services[0].clone() };
+    assert_eq!(create_2(&keys, &[explicit, services[1].clone(), services[2].clone()]).unwrap(), document);
+    let written: Vec<_> = services_in(document.id()).iter().map(|service| service["id"].clone()).collect();
+    assert_eq!(written, [Value::Null, json!("#files"), json!("#service-1")]);
+    let files_first = create_2(&keys, &[services[1].clone(), services[0].clone()]).unwrap();
+    let written: Vec<_> = services_in(files_first.id()).iter().map(|service| service["id"].clone()).collect();
+    assert_eq!(written, [json!("#files"), json!("#service")]);
     assert_eq!(document.services()[0].endpoints, services[0].endpoints);
 
     assert!(matches!(create_2(&[], &[]), Err(PeerError::Input(_))));
@@ -169,6 +177,55 @@ async fn create_2_makes_a_did_peer_2() {
     assert!(matches!(create_2(&keys, &[absolute]), Err(PeerError::Input(_))));
     let many = vec![(Relationship::Authentication, sign); 101];
     assert!(matches!(create_2(&many, &[]), Err(PeerError::Document(_))));
+}
+
+/// The services in a did:peer:2, as they are written.
+fn services_in(did: &str) -> Vec<Value> {
+    let elements = did.split('.').filter_map(|element| element.strip_prefix('S'));
+    let decode = |text| base64::Engine::decode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, text).unwrap();
+    elements.map(|element| serde_json::from_slice(&decode(element)).unwrap()).collect()
+}
+
+/// The patterns of peerdid 0.5.2, @aviarytech/did-peer 0.0.22, Veramo 7.0.1 and Credo 0.7.0 have no `-` and no `_`.
+#[tokio::test]
+async fn the_services_of_a_did_peer_2_are_letters_and_digits() {
+    let agree = PublicKey::from_multikey("z6LSg8zQom395jKLrGiBNruB9MM6V8PWuf2FpEy4uRFiqQBR").unwrap();
+    for uri in [
+        "https://example.com/~a?b=c>d",
+        "https://example.com/~ab?b=c>d",
+        "https://example.com/~abc?b=c>d",
+        "ws://é\u{1F511}",
+    ] {
+        let service = Service::didcomm(uri, ["did:example:mediator?x=~#k".to_owned()]);
+        let document = create_2(&[(Relationship::KeyAgreement, agree.clone())], &[service]).unwrap();
+        assert!(document.id()["did:peer:2.".len()..].bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.'));
+        let endpoint = &document.services()[0].endpoints[0];
+        assert_eq!((endpoint.uri.as_str(), endpoint.routing_keys[0].as_str()), (uri, "did:example:mediator?x=~#k"));
+        assert_eq!(*resolve(document.id()).await.unwrap(), document);
+    }
+}
+
+/// Every spelling of base64 is read, if the DID is valid: `=`, `+` and `/` are percent-encoded.
+#[tokio::test]
+async fn the_services_of_a_did_peer_2_are_read_in_every_spelling() {
+    let key = "Ez6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc";
+    let service = r#"{"t":"dm","s":{"uri":"https://a.example/?>~"}}"#;
+    let encoded = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, service);
+    assert!(encoded.contains('=') && encoded.contains(['+', '/']), "{encoded}");
+    let url_safe = encoded.replace('+', "-").replace('/', "_");
+    let percent = |text: &str| text.replace('+', "%2B").replace('/', "%2f").replace('=', "%3D");
+    for encoded in [
+        url_safe.trim_end_matches('='),
+        &percent(&url_safe),
+        &percent(&encoded),
+        percent(encoded.trim_end_matches('=')).as_str(),
+    ] {
+        let document = resolve(&format!("did:peer:2.{key}.S{encoded}")).await.unwrap();
+        assert_eq!(document.services()[0].endpoints[0].uri, "https://a.example/?>~", "{encoded}");
+    }
+    // A DID has no `=` (DID Core section 3.1).
+    let error = resolve(&format!("did:peer:2.{key}.S{url_safe}")).await.unwrap_err();
+    assert!(matches!(error, ResolveError::NotADid(_)), "{error}");
 }
 
 #[tokio::test]

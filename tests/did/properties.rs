@@ -74,6 +74,10 @@ fn any_json() -> impl Strategy<Value = Value> {
             "publicKeyJwk",
             "publicKeyMultibase",
             "publicKeyBase58",
+            "publicKeyHex",
+            "publicKeyBase64",
+            "publicKey",
+            "owner",
             "kty",
             "crv",
             "x",
@@ -166,6 +170,9 @@ proptest! {
                 document.method(&text, relationship);
             }
             document.didcomm_services().count();
+            for part in document.unused_parts() {
+                prop_assert!(part.to_string().len() < 2000);
+            }
         }
         let _ = Document::from_json(value.to_string().as_bytes());
         if let Value::Object(members) = &mut value {

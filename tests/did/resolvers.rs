@@ -119,6 +119,34 @@ async fn concurrent_calls_lead_to_one_resolution() {
     assert_eq!(calls(&cached), 1);
 }
 
+/// Two spellings of one DID have one document, whichever spelling it has.
+#[tokio::test]
+async fn percent_encodings_are_compared_without_case() {
+    let (small, capital) = ("did:web:a.example%3a8080:%c3%bc", "did:web:a.example%3A8080:%C3%BC");
+    for id in [small, capital] {
+        let given = LocalResolver::new().with_documents([document(id)]);
+        assert_eq!(given.resolve(small).await.unwrap().id(), id);
+        assert_eq!(given.resolve(capital).await.unwrap().id(), id);
+        assert!(document(id).is_about(small) && document(id).is_about(capital));
+    }
+    let cached = scripted(|_| Ok(document("did:web:a.example%3a8080:%c3%bc")), CacheLimits::default());
+    for did in [small, capital, small] {
+        assert_eq!(cached.resolve(did).await.unwrap().id(), small);
+    }
+    assert_eq!(calls(&cached), 1);
+    cached.forget(small);
+    cached.resolve(capital).await.unwrap();
+    assert_eq!(calls(&cached), 2);
+    let key = json!({ "kty": "OKP", "crv": "X25519", "x": "9GXjPGGvmRq9F6Ng5dQQ_s31mfhxrcNZxRGONrmH30k" });
+    let method =
+        json!({ "id": format!("{small}#1"), "type": "JsonWebKey2020", "controller": small, "publicKeyJwk": key });
+    let mixed = Document::from_value(json!({ "id": capital, "keyAgreement": [method] })).unwrap();
+    for did in [small, capital] {
+        assert!(mixed.method(&format!("{did}#1"), Relationship::KeyAgreement).is_some());
+        assert!(mixed.method(&format!("{did}#2"), Relationship::KeyAgreement).is_none());
+    }
+}
+
 /// A call that is cancelled, for example at a deadline, does not leave the others waiting.
 #[tokio::test]
 async fn a_cancelled_call_does_not_block_others() {

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::webvh_logs::{Log, hash, key, multikey, proof};
+use crate::webvh_logs::{Log, hash, key, multikey, proof, proof_for};
 use async_trait::async_trait;
 use claviger::did::{
-    Document, DocumentError, Fetch, FetchError, FetchResponse, ResolveError, Resolver, WebError, WebvhError,
-    WebvhResolver,
+    CacheLimits, CachedResolver, Document, Fetch, FetchError, FetchResponse, Relationship, ResolveError, Resolver,
+    WebError, WebvhError, WebvhResolver,
     webvh::{EntryFault, ParameterFault, ProofFault},
 };
 use serde_json::{Value, json};
@@ -100,20 +100,159 @@ async fn logs_of_other_implementations_are_verified() {
     assert_eq!(error, WebvhError::Deactivated);
 }
 
-/// The DID resolves at its new location, and under its newest name only.
+/// The DID resolves at its new location, and by its former name where its log is still served ("Read (Resolve)": one entry
+/// has the requested DID as `id`). The document is the newest one.
 #[tokio::test]
-async fn a_portable_did_resolves_at_its_new_location() {
+async fn a_portable_did_resolves_by_each_of_its_names() {
     let log = include_str!("../vectors/did/webvh/portable-move.jsonl");
     let state = last_state(log);
     let did = state["id"].as_str().unwrap();
     let files = |url: &str| Files { files: HashMap::from([(url.to_owned(), log.into())]), ..Files::default() };
     let url = claviger::did::webvh::url(did).unwrap();
     assert_ne!(url, "https://example.com/.well-known/did.jsonl");
-    assert_eq!(WebvhResolver::new(files(&url)).resolve(did).await.unwrap().as_value(), &state);
     let first: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
     let former = first["state"]["id"].as_str().unwrap();
-    let error = resolve(former, log, None).await.unwrap_err();
-    assert!(matches!(error, ResolveError::Document { source: DocumentError::WrongId { .. }, .. }), "{error}");
+    let moved = WebvhResolver::new(files(&url)).resolve(did).await.unwrap();
+    let by_former_name = CachedResolver::new(WebvhResolver::new(files("https://example.com/.well-known/did.jsonl")))
+        .resolve(former)
+        .await
+        .unwrap();
+    for document in [&moved, &by_former_name] {
+        assert_eq!((document.id(), document.as_value()), (did, &state));
+        assert!(document.is_about(did) && document.is_about(former) && !document.is_about("did:web:example.com"));
+    }
+    // A key is found under each name.
+    let method = &moved.all_methods()[0];
+    let fragment = method.id.split_once('#').unwrap().1;
+    for relationship in Relationship::ALL.into_iter().filter(|it| moved.methods(*it).any(|it| it.id == method.id)) {
+        for name in [did, former] {
+            assert_eq!(moved.method(&format!("{name}#{fragment}"), relationship).map(|it| &it.id), Some(&method.id));
+        }
+    }
+    // A name that the document only claims is not one of its names.
+    let claims = Log::new("example.com", &key(1), |it| it["state"]["alsoKnownAs"] = json!(["did:web:example.com"]));
+    let document = resolve(&claims.did(), &claims.text(), None).await.unwrap();
+    assert!(!document.is_about("did:web:example.com"));
+}
+
+/// A log of version 0.5 is read by the rules of that version, and may be continued under version 1.0, but not the other way
+/// round ("did:webvh DID Method Parameters", `method`).
+#[tokio::test]
+async fn a_log_of_version_0_5_is_continued_under_1_0() {
+    let older = |change: fn(&mut Value)| {
+        Log::new("example.com", &key(1), |it| {
+            it["parameters"]["method"] = "did:webvh:0.5".into();
+            change(it);
+        })
+    };
+    let upgraded = |log: Log| log.and(&key(1), |it| it["parameters"] = json!({ "method": "did:webvh:1.0" }));
+    let with_older_purpose = {
+        let mut log = older(|_| {});
+        let mut entry = log.entries[0].clone();
+        entry.as_object_mut().unwrap().remove("proof");
+        entry["proof"] = json!([proof_for(&entry, &key(1), "authentication")]);
+        log.entries[0] = entry;
+        log
+    };
+    for log in [
+        older(|_| {}),
+        // Version 0.5 writes `null` for what is not active.
+        older(|it| it["parameters"]["nextKeyHashes"] = Value::Null).and(&key(1), |_| {}),
+        // As didwebvh-ts writes it.
+        older(|it| {
+            it["parameters"]["nextKeyHashes"] = json!([]);
+            it["parameters"]["witness"] = json!({ "witnesses": [], "threshold": 0 });
+        })
+        .and(&key(1), |_| {}),
+        upgraded(older(|_| {})).and(&key(1), |it| it["parameters"]["watchers"] = json!([])),
+        with_older_purpose,
+    ] {
+        let document = resolve(&log.did(), &log.text(), None).await.unwrap();
+        assert_eq!(document.as_value(), &log.entries.last().unwrap()["state"]);
+    }
+    use EntryFault::{Parameters, Proof};
+    let back = upgraded(older(|_| {})).and(&key(1), |it| it["parameters"] = json!({ "method": "did:webvh:0.5" }));
+    let watched = older(|it| it["parameters"]["watchers"] = json!([]));
+    let mut newer = plain();
+    let mut entry = newer.entries[0].clone();
+    entry.as_object_mut().unwrap().remove("proof");
+    entry["proof"] = json!([proof_for(&entry, &key(1), "authentication")]);
+    newer.entries[0] = entry;
+    for (log, expected) in [
+        (back, (3, Parameters(ParameterFault::Value("method")))),
+        (watched, (1, Parameters(ParameterFault::Unknown("watchers".to_owned())))),
+        (newer, (1, Proof(ProofFault::Member("proofPurpose")))),
+        (
+            older(|it| it["parameters"]["witness"] = witness(json!(1), &[11])),
+            (1, Parameters(ParameterFault::Value("witness"))),
+        ),
+    ] {
+        assert_eq!(fault(&log).await, expected);
+    }
+}
+
+/// In version 0.5, witnesses have weights, and approve the entries after the one that names them, except for the first.
+#[tokio::test]
+async fn witnesses_of_version_0_5_have_weights() {
+    let weighted = |threshold: u64, weights: &[(u8, u64)]| {
+        let of = |(seed, weight): &(u8, u64)| json!({ "id": format!("did:key:{}", multikey(&key(*seed))), "weight": weight });
+        json!({ "threshold": threshold, "witnesses": weights.iter().map(of).collect::<Vec<_>>() })
+    };
+    let older = Log::new("example.com", &key(1), |it| it["parameters"]["method"] = "did:webvh:0.5".into());
+    let log = older
+        .clone()
+        .and(&key(1), |it| it["parameters"]["witness"] = weighted(3, &[(11, 1), (12, 2), (13, 2)]))
+        .and(&key(1), |_| {})
+        .and(&key(1), |it| it["parameters"] = json!({ "method": "did:webvh:1.0", "witness": {} }))
+        .and(&key(1), |_| {});
+    let approve = |number: usize, seeds: &[u8]| {
+        let version = json!({ "versionId": log.version(number) });
+        let proofs: Vec<_> = seeds.iter().map(|seed| proof(&version, &key(*seed))).collect();
+        json!([{ "versionId": version["versionId"], "proof": proofs }])
+    };
+    let check = async |file: Value| resolve(&log.did(), &log.text(), Some(&file.to_string())).await;
+    check(approve(4, &[12, 13])).await.unwrap();
+    check(approve(4, &[11, 12])).await.unwrap();
+    for (file, number, approvals) in
+        [(json!([]), 3, 0), (approve(4, &[12]), 3, 2), (approve(3, &[11, 13]), 4, 0), (approve(2, &[11, 12]), 3, 0)]
+    {
+        let error = webvh_error(check(file).await);
+        assert_eq!(error, WebvhError::Witnesses { number, approvals, threshold: 3 });
+    }
+    for wrong in [weighted(6, &[(11, 5)]), weighted(1, &[]), witness(json!(1), &[11]), weighted(1, &[(11, u64::MAX)])] {
+        let log = older.clone().and(&key(1), |it| it["parameters"]["witness"] = wrong.clone());
+        assert_eq!(fault(&log).await, (2, EntryFault::Parameters(ParameterFault::Value("witness"))), "{wrong}");
+    }
+}
+
+/// The controller says how long the document may be cached. The operator says how often it may be fetched at most.
+#[tokio::test]
+async fn the_time_to_live_is_heeded() {
+    let fetches = async |ttl: Value, limits: CacheLimits| {
+        let log = Log::new("example.com", &key(1), |it| it["parameters"]["ttl"] = ttl);
+        let mut files = Files::default();
+        files.files.insert("https://example.com/.well-known/did.jsonl".to_owned(), log.text().into());
+        let resolver = CachedResolver::with_limits(WebvhResolver::new(files.clone()), limits);
+        for _ in 0..3 {
+            resolver.resolve(&log.did()).await.unwrap();
+            tokio::time::sleep(limits.refetch_interval).await;
+        }
+        files.requests.lock().unwrap().len()
+    };
+    let often = CacheLimits { refetch_interval: Duration::from_millis(1), ..CacheLimits::default() };
+    assert_eq!(fetches(json!(0), often).await, 3);
+    for longer in [json!(3600), json!(60), Value::Null] {
+        assert_eq!(fetches(longer, often).await, 1);
+    }
+    let seldom = CacheLimits { refetch_interval: Duration::from_secs(1), ..often };
+    let log = Log::new("example.com", &key(1), |it| it["parameters"]["ttl"] = json!(0));
+    let mut files = Files::default();
+    files.files.insert("https://example.com/.well-known/did.jsonl".to_owned(), log.text().into());
+    let resolver = CachedResolver::with_limits(WebvhResolver::new(files.clone()), seldom);
+    for _ in 0..20 {
+        resolver.resolve(&log.did()).await.unwrap();
+    }
+    assert!(files.requests.lock().unwrap().len() < 10, "a stranger's ttl must not cause a fetch for each message");
 }
 
 #[tokio::test]
@@ -642,11 +781,40 @@ async fn log_urls_and_invalid_locations() {
         ("issuer.example.com", "https://issuer.example.com/.well-known/did.jsonl"),
         ("example.com:dids:issuer", "https://example.com/dids/issuer/did.jsonl"),
         ("example.com%3A3000:dids:issuer", "https://example.com:3000/dids/issuer/did.jsonl"),
+        ("example.com%3a3000", "https://example.com:3000/.well-known/did.jsonl"),
         ("xn--jp-cd2fp15c.xn--fsq.jp:%E7%94%A8", "https://xn--jp-cd2fp15c.xn--fsq.jp/%E7%94%A8/did.jsonl"),
+        // The example of the specification, with the percent-encodings that the syntax of DIDs demands.
+        (
+            "jp%E7%B4%8D%E8%B1%86.%E4%BE%8B.jp:%E7%94%A8%E6%88%B7",
+            "https://xn--jp-cd2fp15c.xn--fsq.jp/%E7%94%A8%E6%88%B7/did.jsonl",
+        ),
+        ("b%c3%bccher.example%3a1:%e7%94%a8", "https://xn--bcher-kva.example:1/%E7%94%A8/did.jsonl"),
+        // Not in normalization form C, a capital letter, and a letter that is not mapped.
+        ("bu%CC%88cher.example", "https://xn--bcher-kva.example/.well-known/did.jsonl"),
+        ("B%C3%9Ccher.example", "https://xn--bcher-kva.example/.well-known/did.jsonl"),
+        ("stra%C3%9Fe.example", "https://xn--strae-oqa.example/.well-known/did.jsonl"),
+        // Decoded once, and encoded again where RFC 3986 demands it.
+        ("%65xample.com:%7Ea%2Bb%25:c", "https://example.com/~a%2Bb%25/c/did.jsonl"),
     ] {
         assert_eq!(url(&format!("{scid}:{location}")).as_deref(), Ok(at));
     }
-    for location in ["127%2E0%2E0%2E1", "127.0.0.1", "127.0.0.1%3a80", "0x7f.1", "%5B%3A%3A1%5D", "a%23.example", ""] {
+    for location in [
+        "127%2E0%2E0%2E1",
+        "127.0.0.1",
+        "127.0.0.1%3a80",
+        "0x7f.1",
+        "%5B%3A%3A1%5D",
+        "a%23.example",
+        "",
+        // Digits and dots of full width, which are mapped to 127.0.0.1.
+        "%EF%BC%91%EF%BC%92%EF%BC%97%EF%BC%8E0%E3%80%820.1",
+        // Not UTF-8, decoded twice, a joiner that IDNA does not allow there, right-to-left beside left-to-right.
+        "b%fccher.example",
+        "example%252Ecom",
+        "a%E2%80%8Db.example",
+        "a%D7%90.example",
+        "xn--%C3%BC.example",
+    ] {
         assert_eq!(url(&format!("{scid}:{location}")), Err(WebvhError::Location(WebError::Host)), "{location}");
     }
     for location in [
@@ -656,6 +824,7 @@ async fn log_urls_and_invalid_locations() {
         "example.com:a%00",
         "example.com::a",
         "example.com:%20a",
+        "example.com:a%E3%80%80",
     ] {
         assert_eq!(url(&format!("{scid}:{location}")), Err(WebvhError::Location(WebError::Path)), "{location}");
     }

@@ -76,7 +76,7 @@ async fn ambiguous_envelopes_are_refused() {
     // DIDComm does not use the compact serialization.
     assert_error!(
         people.refused_without_token_and_resolver("e30.AA.AA.AA.AA").await,
-        Error::Envelope(JoseError::Json { .. })
+        Error::Envelope(JoseError::Serialization("JWE Compact Serialization"))
     );
 }
 
@@ -184,21 +184,9 @@ async fn received_attachments_and_headers_are_checked() {
         text[name] = value;
         text
     };
-    let attachment = |data: Value| with("attachments", json!([{"id": "1", "data": data}]));
-    assert_error!(
-        people.refused_without_token_and_resolver(attachment(json!({}))).await,
-        Error::Message(MessageError::AttachmentData(_))
-    );
-    for data in [
-        json!({"links": ["https://example.org"]}),
-        json!({"links": ["https://example.org"], "hash": "z0OIl"}),
-        json!({"base64": "AAAA", "hash": multihash(&json!(1))}),
-        json!({"base64": "?"}),
-        json!({"json": {}, "hash": "z".repeat(100_000)}),
-    ] {
-        let error = people.refused_without_token_and_resolver(attachment(data)).await;
-        assert_error!(error, Error::Message(MessageError::AttachmentHash { .. }));
-    }
+    let changed = json!([{"id": "1", "data": {"base64": "AAAA", "hash": multihash(&json!(1))}}]);
+    let error = people.refused_without_token_and_resolver(with("attachments", changed)).await;
+    assert_error!(error, Error::Message(MessageError::AttachmentHash { .. }));
     for (name, value) in [
         ("to", json!("did:example:bob")),
         ("created_time", json!("today")),
@@ -211,7 +199,7 @@ async fn received_attachments_and_headers_are_checked() {
         ("please_ack", json!(true)),
     ] {
         let error = people.refused_without_token_and_resolver(with(name, value)).await;
-        assert_error!(error, Error::Message(MessageError::Header(_)));
+        assert_error!(error, Error::Message(MessageError::HeaderValue { header, .. }) if *header == name);
     }
     assert_error!(
         people.refused_without_token_and_resolver(with("body", json!([]))).await,

@@ -1,13 +1,15 @@
 //! `from_prior` (DIDComm v2.1 "DID Rotation") with valid signatures that were copied, forged or made for
 //! another purpose.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use crate::support::{
     People, Person,
     forge::{Jwe, jwt, signed},
 };
 use claviger::{
     did::Relationship,
-    didcomm::{Error, FromPrior, FromPriorError, Warning},
+    didcomm::{Error, FromPrior, FromPriorError, Message, UnpackOptions, Warning},
     jose::JoseError,
     keys::Curve,
 };
@@ -116,7 +118,9 @@ async fn a_signed_message_is_refused_as_from_prior() {
         header.as_object_mut().unwrap().shift_remove(name);
         rotation.jwt(&header, &rotation.claims())
     };
-    assert_error!(rotation.read(&without("typ")).await.unwrap_err(), Error::Envelope(JoseError::InvalidMember("typ")));
+    let error = rotation.read(&without("typ")).await.unwrap_err();
+    assert_error!(&error, Error::Envelope(JoseError::Missing("typ")));
+    assert_eq!(error.to_string(), r#"the member "typ" is absent"#);
     assert_error!(rotation.read(&without("kid")).await.unwrap_err(), Error::Envelope(JoseError::Missing("kid")));
     assert_error!(rotation.read(&without("alg")).await.unwrap_err(), Error::Envelope(JoseError::Missing("alg")));
     // A real signed message in the compact serialization.
@@ -174,6 +178,79 @@ async fn malformed_from_priors_are_refused() {
     for broken in [format!("{sound}="), format!("{sound}\n"), format!(" {sound}")] {
         assert_error!(rotation.read(&broken).await.unwrap_err(), Error::Envelope(JoseError::InvalidBase64(_)));
     }
+}
+
+/// RFC 7519 sections 4.1.3 to 4.1.5, with five minutes between the clocks. All of it is checked before the old DID is
+/// resolved.
+#[tokio::test]
+async fn a_from_prior_is_valid_at_its_time_and_for_its_audience() {
+    let rotation = Rotation::new().await;
+    let people = &rotation.people;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let with = |more: Value| {
+        let mut claims = rotation.claims();
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let text = rotation.message(&rotation.jwt(&header(), &claims)).to_string();
+        Jwe::authcrypt(&people.alice, &people.keys_of_bob(&[1])).seal(text)
+    };
+    for more in [
+        json!({"exp": now + 1.5, "nbf": now - 1.5}),
+        json!({"exp": now - 200.0, "nbf": now + 200.0}),
+        json!({"exp": null, "nbf": null, "aud": null}),
+        json!({"exp": 253_402_300_799_u64, "nbf": 0}),
+        json!({"aud": "did:example:bob"}),
+        json!({"aud": ["did:example:mallory", "did:example:bob"]}),
+        json!({"iat": 1_516_269_022.5, "jti": "1", "crv": 7}),
+    ] {
+        let (_, provenance) = people.opened(with(more)).await;
+        assert_eq!(provenance.from_prior.unwrap().iat, Some(IAT));
+    }
+    people.resolver.take_requests();
+    for (more, expected) in [
+        (json!({"exp": now - 400.0}), FromPriorError::Expired),
+        (json!({"exp": 0}), FromPriorError::Expired),
+        (json!({"exp": -1.5}), FromPriorError::Expired),
+        (json!({"nbf": now + 400.0}), FromPriorError::NotYetValid),
+        (json!({"aud": "did:example:mallory"}), FromPriorError::Audience),
+        (json!({"aud": ["did:example:alice", "did:example:bobby"]}), FromPriorError::Audience),
+        (json!({"aud": []}), FromPriorError::Audience),
+        (json!({"exp": "tomorrow"}), claim("exp must be a number of seconds since 1970, and is a string")),
+        (json!({"nbf": true}), claim("nbf must be a number of seconds since 1970, and is true or false")),
+        (json!({"iat": 1e300}), claim("iat must be a number of seconds since 1970, and is a number that is too large")),
+        (json!({"aud": 7}), claim("aud must be a string or an array of strings, and is a number")),
+        (json!({"aud": [7]}), claim("aud must be a string or an array of strings, and is a number")),
+    ] {
+        let error = people.refused(with(more.clone())).await;
+        assert_error!(error, Error::FromPrior(found) if *found == expected);
+        let requests = people.resolver.take_requests();
+        assert!(!requests.contains(&"did:example:old".to_owned()), "{more}: {requests:?}");
+    }
+    // Without a recipient nobody is the audience.
+    let mut claims = rotation.claims();
+    claims["aud"] = "did:example:bob".into();
+    let error = rotation.read(&rotation.jwt(&header(), &claims)).await.unwrap_err();
+    assert_error!(error, Error::FromPrior(FromPriorError::Audience));
+}
+
+/// A message that waited, for a token for example, is judged by the time at which it came.
+#[tokio::test]
+async fn a_from_prior_does_not_expire_while_its_message_waits() {
+    let rotation = Rotation::new().await;
+    let people = &rotation.people;
+    let mut claims = rotation.claims();
+    claims["exp"] = (IAT + 60).into();
+    let text = rotation.message(&rotation.jwt(&header(), &claims)).to_string();
+    let packed = Jwe::authcrypt(&people.alice, &people.keys_of_bob(&[1])).seal(text).to_string();
+    for (arrived, is_read) in [(IAT + 50, true), (IAT + 350, true), (IAT + 370, false)] {
+        let arrived = Some(UNIX_EPOCH + Duration::from_secs(arrived.unsigned_abs()));
+        let options = UnpackOptions { arrived, ..UnpackOptions::default() };
+        let read = Message::unpack(&packed, &people.resolver, &people.bob.identities, &options).await;
+        assert_eq!(read.is_ok(), is_read, "{read:?}");
+    }
+}
+
+fn claim(words: &str) -> FromPriorError {
+    FromPriorError::Claims(words.to_owned())
 }
 
 // Conformance 66: an ending has no `sub`, and its message has no `from`, so it is anoncrypted.

@@ -8,8 +8,8 @@ use crate::support::{
 use claviger::{
     crypto::ContentEncryption,
     did::{Document, Relationship},
-    didcomm::{Error, MessageError},
-    jose::JoseError,
+    didcomm::{Error, Message, MessageError, UnpackOptions},
+    jose::{Envelope, JoseError, Limits},
     keys::{Curve, KeyError},
 };
 use claviger_testkit::{Counts, PrivateKey};
@@ -259,16 +259,77 @@ async fn duplicate_header_parameters_are_refused() {
         let mut unprotected = authcrypt(&people);
         unprotected.unprotected = Some(json!({name: unprotected.header[name]}));
         assert!(twice(name)(&people.refused_without_token_and_resolver(seal(&people, &unprotected)).await), "{name}");
-        // A parameter that occurs once is refused, too, if no tag protects its header.
+        // A parameter that occurs once is refused, too, if no tag protects its header. The error says where it belongs.
         let mut alone = authcrypt(&people);
         alone.unprotected = Some(json!({name: alone.header[name]}));
         let error = people.refused_without_token_and_resolver(seal(&people, &alone.without(name))).await;
-        assert_error!(error, Error::Envelope(JoseError::RefusedParameter(found)) if found == name);
+        assert_eq!(
+            error.to_string(),
+            format!("the header parameter `{name}` is in `unprotected`; DIDComm wants it in `protected`")
+        );
+        let mut alone = authcrypt(&people);
+        alone.recipients[0].header[name] = alone.header[name].clone();
+        let error = people.refused_without_token_and_resolver(seal(&people, &alone.without(name))).await;
+        let words =
+            format!("the header parameter `{name}` is in a recipient's `header`; DIDComm wants it in `protected`");
+        assert_eq!(error.to_string(), words);
     }
     let mut both = authcrypt(&people);
     both.unprotected = Some(json!({"x": 1}));
     both.recipients[0].header["x"] = 1.into();
     assert!(twice("x")(&people.refused_without_token_and_resolver(seal(&people, &both)).await));
+}
+
+/// Libraries for JOSE write a JWE for one recipient in these forms (joserfc, jwcrypto, jose CLI, jose, josekit). None is
+/// DIDComm's. The error says what to change.
+#[tokio::test]
+async fn other_forms_of_jose_are_named() {
+    let people = People::new().await;
+    let refused = async |packed: Value| people.refused_without_token_and_resolver(packed).await.to_string();
+    // `alg` and `epk` for each recipient.
+    let mut jwe = anoncrypt(&people);
+    for name in ["alg", "epk"] {
+        let value = jwe.header.as_object_mut().unwrap().shift_remove(name).unwrap();
+        jwe.recipients.iter_mut().for_each(|recipient| recipient.header[name] = value.clone());
+    }
+    assert_eq!(
+        refused(seal(&people, &jwe)).await,
+        "the header parameters `alg`, `epk` are in a recipient's `header`; DIDComm wants them in `protected`"
+    );
+    // `kid` for all recipients.
+    for (protected, place) in [(true, "`protected`"), (false, "`unprotected`")] {
+        let mut jwe = anoncrypt(&people);
+        let kid = jwe.recipients[0].header.as_object_mut().unwrap().shift_remove("kid").unwrap();
+        match protected {
+            true => jwe.header["kid"] = kid,
+            false => jwe.unprotected = Some(json!({"kid": kid})),
+        }
+        let words = format!("the header parameter `kid` is in {place}; DIDComm wants it in a recipient's `header`");
+        assert_eq!(refused(seal(&people, &jwe)).await, words);
+    }
+    // Other serializations.
+    let general = seal(&people, &anoncrypt(&people));
+    let mut flattened = general.clone();
+    let recipient = flattened.as_object_mut().unwrap().shift_remove("recipients").unwrap()[0].clone();
+    flattened["header"] = recipient["header"].clone();
+    flattened["encrypted_key"] = recipient["encrypted_key"].clone();
+    assert_eq!(
+        refused(flattened).await,
+        "the message is in the Flattened JWE JSON Serialization; DIDComm wants the General JSON Serialization, with \
+         `recipients` or `signatures`"
+    );
+    let part = |value: &Value| value.as_str().unwrap().to_owned();
+    let [protected, iv, ciphertext, tag] = ["protected", "iv", "ciphertext", "tag"].map(|name| part(&general[name]));
+    let jwe = format!("{protected}.{}.{iv}.{ciphertext}.{tag}", part(&recipient["encrypted_key"]));
+    let jws = format!("{protected}.{ciphertext}.{tag}\n");
+    for (compact, name) in [(jwe, "JWE Compact Serialization"), (jws, "JWS Compact Serialization")] {
+        let error = Envelope::parse(compact.as_bytes(), &Limits::default()).unwrap_err();
+        assert!(matches!(error, JoseError::Serialization(found) if found == name), "{error}");
+    }
+    for text in ["a.b", "a.b.c d", "{}.a.b.c.d"] {
+        let error = Envelope::parse(text.as_bytes(), &Limits::default()).unwrap_err();
+        assert!(matches!(error, JoseError::Json { .. }), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -557,6 +618,23 @@ async fn from_must_be_the_did_of_the_skid() {
     text["from"] = "did:example:mallory".into();
     let (message, provenance) = people.opened(anoncrypt(&people).seal(text.to_string())).await;
     assert!(message.from.is_some() && !provenance.authenticated);
+}
+
+/// Where the caller wants it, an absent `from` is that of the key. A `from` that is there is compared all the same.
+#[tokio::test]
+async fn an_absent_from_can_be_taken_from_the_skid() {
+    let people = People::new().await;
+    let options = UnpackOptions { from_by_key: true, ..UnpackOptions::default() };
+    let unpack =
+        async |jwe: Value| Message::unpack(&jwe.to_string(), &people.resolver, &people.bob.identities, &options).await;
+    let mut text = people.plaintext();
+    text["from"] = "did:example:mallory".into();
+    assert_error!(unpack(authcrypt(&people).seal(text.to_string())).await.unwrap_err(), Error::FromMismatch { .. });
+    text.as_object_mut().unwrap().shift_remove("from");
+    let (message, provenance) = unpack(authcrypt(&people).seal(text.to_string())).await.unwrap();
+    assert_eq!((message.from.as_deref(), provenance.sender()), (Some("did:example:alice"), Some("did:example:alice")));
+    let (message, provenance) = unpack(anoncrypt(&people).seal(text.to_string())).await.unwrap();
+    assert!(message.from.is_none() && !provenance.authenticated);
 }
 
 // Conformance 16, 55.

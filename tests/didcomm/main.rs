@@ -5,15 +5,21 @@
 mod support;
 
 mod appendix;
+mod attachments;
 mod conformance;
+mod foreign;
 mod forward;
+mod headers;
 mod hostile;
 mod hostile_from_prior;
 mod hostile_jwe;
 mod hostile_jws;
 mod message;
+#[cfg(feature = "exact-numbers")]
+mod numbers;
 mod properties;
 mod provenance;
+mod refused;
 mod rotation;
 mod roundtrip;
 mod unavailable_tokens;

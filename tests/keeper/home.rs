@@ -78,12 +78,34 @@ impl Home {
         self.token.pin_file()
     }
 
+    /// The folder of systemd credentials. If there is one, commands get it.
+    pub fn credentials(&self) -> PathBuf {
+        self.folder().join("credentials")
+    }
+
+    /// Changes the PIN of the token, as another program would. The shim does not see it.
+    pub fn change_pin(&self, old: &str, new: &str) {
+        let mut command = Command::new("pkcs11-tool");
+        command.env(&self.token.env.0, &self.token.env.1).arg("--module").arg(&self.module);
+        command.args(["--token-label", "demo", "--login", "--change-pin", "--pin", old, "--new-pin", new]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// `claviger` with arguments that are separated by spaces. Its stderr goes to the log.
     pub fn command(&self, words: &str) -> Command {
+        self.command_with("claviger.toml", words)
+    }
+
+    /// Like `command`, with another configuration of the folder.
+    pub fn command_with(&self, config: &str, words: &str) -> Command {
         let mut command = Command::new(claviger_testkit::program!());
         command.env_clear().env(&self.token.env.0, &self.token.env.1).env("HOME", self.folder());
         command.env("CLAVIGER_FAULT_MODULE", &self.module).env("CLAVIGER_FAULT_CONTROL", self.folder().join("fault"));
-        command.arg("--config").arg(self.folder().join("claviger.toml")).args(words.split_whitespace());
+        if self.credentials().is_dir() {
+            command.env("CREDENTIALS_DIRECTORY", self.credentials());
+        }
+        command.arg("--config").arg(self.folder().join(config)).args(words.split_whitespace());
         let log = fs::OpenOptions::new().append(true).create(true).open(self.folder().join("log")).unwrap();
         command.stdin(Stdio::null()).stderr(log);
         command
@@ -187,6 +209,11 @@ impl Home {
             assert!(Instant::now() < end, "process {id} does not end: {words:?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
+        // A process that ends has its socket a little longer than its arguments.
+        while UnixStream::connect(self.folder().join("socket")).is_ok() {
+            assert!(Instant::now() < end, "a process has its socket still\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -209,10 +236,18 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// An agent's client, connected to the socket's path.
+    /// An agent's client, connected to the socket's path. A keeper that ends may still have the socket for a moment, so the
+    /// client tries again, as an agent does.
     pub async fn client(&self) -> Arc<KeeperClient> {
-        let path = self.path.clone();
-        Arc::new(KeeperClient::start("demo", KeeperConnector::new(move || UnixStream::connect(&path))).await.unwrap())
+        let end = Instant::now() + HANG_TIMEOUT;
+        loop {
+            let path = self.path.clone();
+            match KeeperClient::start("demo", KeeperConnector::new(move || UnixStream::connect(&path))).await {
+                Ok(client) => return Arc::new(client),
+                Err(error) => assert!(Instant::now() < end, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The process that starts the keeper.
@@ -252,12 +287,13 @@ pub async fn time_until_served(secrets: &dyn Secrets, key: &PublicKey) -> Durati
     let start = Instant::now();
     loop {
         let attempt = Instant::now();
-        match open_message(secrets, key, &Context::default()).await {
+        let error = match open_message(secrets, key, &Context::default()).await {
             Ok(()) => return start.elapsed(),
-            Err(error) => assert!(error.is_retryable(), "{error}"),
-        }
+            Err(error) => error,
+        };
+        assert!(error.is_retryable(), "{error}");
         assert!(attempt.elapsed() < HANG_TIMEOUT, "the failure took {:?}", attempt.elapsed());
-        assert!(start.elapsed() < 2 * HANG_TIMEOUT, "operations still fail");
+        assert!(start.elapsed() < 2 * HANG_TIMEOUT, "operations still fail: {error}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

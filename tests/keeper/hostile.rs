@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The `Hello` of an agent.
-pub const HELLO: [u8; 2] = [2, 0];
+pub const HELLO: [u8; 2] = [3, 0];
 /// A `ClientFrame::Request` up to its body: the id 9, no deadline, no kid, no message id, no peer.
 pub const REQUEST: [u8; 6] = [0, 9, 0, 0, 0, 0];
 /// A `ServerFrame::Response` to 9 with `Err`. The number of the `WireError` follows.
@@ -130,7 +130,7 @@ fn an_invalid_hello_is_refused() {
         let path = &*listening.path;
         // A client that sends nothing does not keep others from connecting.
         let silent = HostileClient::connect(path);
-        for version in [&[1, 0][..], &[0, 0], &[0xff, 0xff, 3, 1]] {
+        for version in [&[2, 0][..], &[0, 0], &[0xff, 0xff, 3, 1]] {
             let mut client = HostileClient::connect(path);
             client.send(version);
             let response = client.receive().expect("an explanation for a client of another release");

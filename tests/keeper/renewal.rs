@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -18,6 +17,7 @@ use claviger::{
 
 use crate::{
     home::{HANG_TIMEOUT, Home, MESSAGE, open_message, time_until_served, wait_until, with_home, within},
+    p11_kit::{Server, library},
     support::Module,
 };
 
@@ -139,36 +139,10 @@ fn a_failure_that_a_new_process_does_not_cure() {
     });
 }
 
-/// `p11-kit server`, which offers the home's token on a socket.
-struct Server(Child);
-
-impl Server {
-    fn start(home: &Home, socket: &Path) -> Self {
-        let _ = fs::remove_file(socket);
-        let mut command = home.p11_kit_server(socket);
-        // A group of its own: the server starts a process for each connection.
-        let server = command.process_group(0).stdout(Stdio::null()).spawn().expect("p11-kit is installed");
-        let end = Instant::now() + HANG_TIMEOUT;
-        while !socket.exists() {
-            assert!(Instant::now() < end, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Self(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let group = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        let _ = self.0.wait();
-    }
-}
-
 /// After its connection was lost, p11-kit's client answers every call with CKR_DEVICE_ERROR until C_Finalize.
 #[test]
 fn a_lost_connection_of_p11_kit() {
-    let Some(client_module) = p11_kit_client() else { return };
+    let Some(client_module) = library("p11-kit-client.so") else { return };
     with_home(Module::SoftHsm, "", async |home| {
         let key = home.generate(Curve::P256);
         let socket = home.folder().join("p11-kit");
@@ -179,7 +153,7 @@ fn a_lost_connection_of_p11_kit() {
         );
         let environment = format!("{{ P11_KIT_SERVER_ADDRESS = \"unix:path={}\" }}", socket.display());
         home.configure("claviger.toml", &format!("uri = {uri:?}\nenvironment = {environment}"), "");
-        let server = Server::start(home, &socket);
+        let server = Server::start(home.p11_kit_server(&socket), &socket);
         let client = home.client().await;
         // 0.24.1 passes on ECDSA, and no ECDH.
         client.sign(&key, &MESSAGE, &Context::default()).await.unwrap();
@@ -187,24 +161,12 @@ fn a_lost_connection_of_p11_kit() {
         drop(server);
         let error = client.sign(&key, &MESSAGE, &Context::default()).await.unwrap_err();
         assert!(error.is_retryable(), "{error}");
-        let _server = Server::start(home, &socket);
+        let _server = Server::start(home.p11_kit_server(&socket), &socket);
         let back = Instant::now();
         until_signed(&client, &key).await;
         println!("p11-kit: works {:?} after the server's return", back.elapsed());
         assert_ne!(home.keepers(), keepers);
     });
-}
-
-fn p11_kit_client() -> Option<PathBuf> {
-    let module = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path().join("pkcs11/p11-kit-client.so"));
-    let found =
-        module.into_iter().chain([PathBuf::from("/usr/lib64/pkcs11/p11-kit-client.so")]).find(|it| it.is_file());
-    if found.is_none() {
-        let required = ["CLAVIGER_REQUIRE_TOKENS", "CI"].iter().any(|name| std::env::var_os(name).is_some());
-        assert!(!required, "p11-kit's client is missing, and required: apt-get install p11-kit p11-kit-modules");
-        eprintln!("skipped: p11-kit's client is missing");
-    }
-    found
 }
 
 async fn until_signed(client: &KeeperClient, key: &PublicKey) {

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    home::{MESSAGE, open_message, with_home_on, within},
+    home::{MESSAGE, open_message, threads, with_home_on, within},
     support::Module,
 };
 
@@ -91,4 +92,34 @@ fn slow_unwrap() {
 fn slow_signature() {
     // C_Sign is called twice for one signature, first for its length.
     slow("C_Sign", 2500, async |secrets, key, cx| secrets.sign(key, &MESSAGE, cx).await.map(|_| ()));
+}
+
+/// To delete a key is no reason to find and test all others again: a token may have a thousand.
+#[test]
+fn a_deletion_tests_no_other_key() {
+    with_home_on(threads(), Module::SoftHsm, "", async |home| {
+        let keys: Vec<PublicKey> = (0..6).map(|_| home.generate(Curve::P256)).collect();
+        let (custodian, _keeper) = home.custodian();
+        let derivations = || home.shim.calls("C_DeriveKey");
+        // A search takes less.
+        let settled = || {
+            let mut before = derivations();
+            loop {
+                thread::sleep(Duration::from_secs(1));
+                let now = derivations();
+                if now == before {
+                    return now;
+                }
+                before = now;
+            }
+        };
+        let cost = |key: &PublicKey| {
+            let before = settled();
+            custodian.delete(key).unwrap();
+            settled() - before
+        };
+        let costs: Vec<usize> = keys[1..].iter().map(cost).collect();
+        assert!(costs.iter().all(|cost| *cost == costs[4]), "{costs:?}");
+        assert_eq!(custodian.inventory().unwrap().len(), 1);
+    });
 }

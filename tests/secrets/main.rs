@@ -3,8 +3,13 @@
 #[cfg(feature = "yubikey")]
 #[path = "../support/connected_card.rs"]
 mod connected_card;
+#[path = "../support/p11_kit.rs"]
+mod p11_kit;
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "yubikey")]
+#[path = "../support/yubikey_report.rs"]
+mod yubikey_report;
 
 mod blame;
 #[cfg(feature = "keeper")]

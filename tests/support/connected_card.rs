@@ -24,6 +24,11 @@ impl ConnectedCard {
         Self { card: VirtualYubiKey::new(firmware, serial), in_use: Arc::default() }
     }
 
+    /// Begins a transaction of another program, which ends when the returned value is dropped.
+    pub fn hold(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.in_use.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Opens the YubiKey with its PIN.
     pub fn open(&self) -> YubiKey {
         self.open_with(OpenOptions::new().pin(PinSource::value(Pin::new(PIN))))
@@ -49,6 +54,13 @@ impl Transport for ConnectedCard {
         let _in_use = in_use.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         work(self);
         Ok(())
+    }
+
+    fn check_inserted(&self) -> Result<(), TransportError> {
+        match self.card.faults().is_plugged_in() {
+            true => Ok(()),
+            false => Err(TransportError::Away("the card was removed".into())),
+        }
     }
 }
 

@@ -174,6 +174,16 @@ impl CommandOutput {
     }
 }
 
+/// The lines of stderr, or of a log as text or JSON, that are warnings or errors.
+pub fn warnings(text: &str) -> Vec<&str> {
+    const STARTS: [&str; 4] = ["warning:", "error:", "{\"warning\"", "{\"error\""];
+    const MARKS: [&str; 5] = [" WARN ", " ERROR ", "\"level\":\"WARN\"", "\"level\":\"ERROR\"", "panicked at"];
+    let is_warning = |line: &&str| {
+        STARTS.iter().any(|start| line.starts_with(start)) || MARKS.iter().any(|mark| line.contains(mark))
+    };
+    text.lines().filter(is_warning).collect()
+}
+
 /// A plaintext message.
 pub fn plaintext(from: Option<&str>, to: Option<&str>, text: &str) -> String {
     let mut message = serde_json::json!({

@@ -165,6 +165,15 @@ impl FreshToken {
 ///
 /// The test is started again, alone, with the token in its environment. In that process this function calls `body`.
 pub fn with_fresh_token(module: Module, body: impl FnOnce(FreshToken)) {
+    with_fresh_token_and(module, |_| Vec::new(), body);
+}
+
+/// Like [`with_fresh_token`], with further variables in the environment of the process. `more_env` gets the token's folder.
+pub fn with_fresh_token_and(
+    module: Module,
+    more_env: impl FnOnce(&Path) -> Vec<(String, String)>,
+    body: impl FnOnce(FreshToken),
+) {
     const URI: &str = "CLAVIGER_TEST_HERE";
     if let (Ok(uri), Some(path)) = (std::env::var(URI), module.path()) {
         let folder = std::env::var_os("CLAVIGER_TEST_FOLDER").expect("set with the URI");
@@ -177,6 +186,7 @@ pub fn with_fresh_token(module: Module, body: impl FnOnce(FreshToken)) {
         .args([test, "--exact", "--nocapture"])
         .env(&token.env.0, &token.env.1)
         .envs(token.more_env.iter().cloned())
+        .envs(more_env(token.folder()))
         .env(URI, &token.uri)
         .env("CLAVIGER_TEST_FOLDER", token.folder())
         .output()

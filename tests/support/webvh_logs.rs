@@ -27,13 +27,18 @@ pub fn hash(text: &str) -> String {
 
 /// A proof over a document.
 pub fn proof(document: &Value, key: &SigningKey) -> Value {
+    proof_for(document, key, "assertionMethod")
+}
+
+/// A proof for this purpose.
+pub fn proof_for(document: &Value, key: &SigningKey, purpose: &str) -> Value {
     let multikey = multikey(key);
     let mut proof = json!({
         "type": "DataIntegrityProof",
         "cryptosuite": "eddsa-jcs-2022",
         "verificationMethod": format!("did:key:{multikey}#{multikey}"),
         "created": "2024-01-01T00:00:00Z",
-        "proofPurpose": "assertionMethod",
+        "proofPurpose": purpose,
     });
     let signature = key.sign(&proof_input(&proof, &document_hash(document)));
     proof["proofValue"] = format!("z{}", bs58::encode(signature.to_bytes()).into_string()).into();

@@ -1,18 +1,18 @@
-//! Requests that list connections and end relationships.
+//! Requests that list connections.
 
 use axum::{
     Json,
-    extract::{
-        Query, State,
-        rejection::{JsonRejection, QueryRejection},
-    },
-    http::StatusCode,
+    extract::{Query, State, rejection::QueryRejection},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{context::ApiContext, error::ApiError};
+use super::{context::ApiContext, error::ApiError, page};
+use crate::{
+    agent::{agent::Agent, protocol::connections::Connection, store::StoreError},
+    did::is_did,
+};
 
 /// A page of the connections.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -25,21 +25,27 @@ pub(super) struct ConnectionQuery {
     /// The size of the page: 1 to 1000, by default 100.
     #[param(minimum = 1, maximum = 1000, nullable = false)]
     limit: Option<usize>,
+    /// Only connections with this peer. Its DID may be in any form, also one from which the peer has rotated.
+    #[param(nullable = false)]
+    peer: Option<String>,
+    /// Only connections with the peers that this name stands for: a label in any case, or the short name of a DID, as
+    /// `claviger` prints it. All are on one page. If they are with more than one peer, the name is ambiguous.
+    #[param(nullable = false)]
+    name: Option<String>,
 }
 
 /// A page of the connections.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Connections)]
 pub(super) struct ConnectionPage {
-    /// The connections. Each has `ours`, `theirs`, `since` in milliseconds since 1970, and what else is known.
+    /// The connections. Each has `ours`, `theirs`, `since` in milliseconds since 1970, and what else is known: `label` (the
+    /// name that a person has given the peer), `calls_itself` (the name in the peer's profile, which nobody has verified),
+    /// `blocked`, `stranger`, `ended` with `ended_by` (`us` or `peer`) and `peer_told`, `resumed`.
     #[schema(value_type = Vec<Object>)]
     connections: Vec<Value>,
     /// `after` of the next page.
     cursor: String,
 }
-
-const MAX_LIMIT: usize = 1000;
-const DEFAULT_LIMIT: usize = 100;
 
 /// The connections of the agent, by our DID and the peer's DID.
 #[utoipa::path(
@@ -58,48 +64,31 @@ pub(super) async fn list(
     query: Result<Query<ConnectionQuery>, QueryRejection>,
 ) -> Result<Json<ConnectionPage>, ApiError> {
     let Query(query) = query?;
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(ApiError::invalid("bad-request", format!("limit is 1 to {MAX_LIMIT}")));
-    }
-    let found = context.agent.connections(&query.after, limit).await?;
+    let limit = page::limit(query.limit)?;
+    let found = match (&query.peer, &query.name) {
+        (None, None) => context.agent.connections(&query.after, limit).await?,
+        (Some(peer), None) if is_did(peer) => context.agent.connections_with(peer, &query.after, limit).await?,
+        (Some(_), None) => return Err(ApiError::invalid("bad-request", "peer is not a DID")),
+        (None, Some(name)) => {
+            let mut found = context.agent.connections_named(name).await?;
+            found.retain(|(key, _)| *key > query.after);
+            found
+        }
+        (Some(_), Some(_)) => return Err(ApiError::invalid("bad-request", "name either peer or name")),
+    };
     let cursor = found.last().map_or(query.after, |(key, _)| key.clone());
-    let connections = found.into_iter().map(|(_, connection)| json!(connection)).collect();
+    let connections = views(&context.agent, found).await?;
     Ok(Json(ConnectionPage { connections, cursor }))
 }
 
-/// A relationship to end.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct EndConnection {
-    /// Our DID in the relationship.
-    ours: String,
-    /// The peer's DID.
-    theirs: String,
-    /// A JWT that proves the end, signed by a custodian with our DID's key (`claviger connections end`).
-    from_prior: String,
-}
-
-/// Ends a relationship. The peer is told, and nothing is sent to it afterwards.
-#[utoipa::path(
-    post,
-    path = "/v1/connections/end",
-    operation_id = "end_connection",
-    request_body = EndConnection,
-    responses(
-        (status = 202, description = "The relationship has ended. A message to the peer is in the outbox"),
-        (status = 400, description = "The JWT does not prove the end, or there is no such relationship", body = ApiError),
-        (status = 413, description = "The request is too large", body = ApiError),
-        (status = 415, description = "The media type is not JSON", body = ApiError),
-        (status = 422, description = "The JSON does not have this form", body = ApiError),
-        (status = 503, description = "The store is unavailable", body = ApiError)
-    )
-)]
-pub(super) async fn end(
-    State(context): State<ApiContext>,
-    request: Result<Json<EndConnection>, JsonRejection>,
-) -> Result<StatusCode, ApiError> {
-    let Json(EndConnection { ours, theirs, from_prior }) = request?;
-    context.agent.end_relationship(&ours, &theirs, &from_prior).await?;
-    Ok(StatusCode::ACCEPTED)
+/// Connections as the API shows them.
+pub(super) async fn views(agent: &Agent, found: Vec<(String, Connection)>) -> Result<Vec<Value>, StoreError> {
+    let mut views = Vec::with_capacity(found.len());
+    for (_, connection) in found {
+        let mut view = json!(connection);
+        view["blocked"] = agent.is_blocked(&connection.peer_did).into();
+        view["calls_itself"] = agent.name_of_its_own(&connection.peer_did).await?.into();
+        views.push(view);
+    }
+    Ok(views)
 }

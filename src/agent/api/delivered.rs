@@ -4,7 +4,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::agent::{sealed_store::DeliveryContent, store::Delivery};
+use crate::agent::{
+    agent::Agent,
+    sealed_store::DeliveryContent,
+    store::{Delivery, StoreError},
+};
 
 /// A message for the application.
 #[derive(Debug, Serialize, ToSchema)]
@@ -17,6 +21,8 @@ pub(super) struct DeliveredMessage {
     received: i64,
     /// The authenticated sender's DID; null for an anonymous message.
     sender: Option<String>,
+    /// The name that a person has given the sender (its label); null without one.
+    label: Option<String>,
     /// Our DID.
     recipient: String,
     /// The id of the message.
@@ -29,14 +35,30 @@ pub(super) struct DeliveredMessage {
     /// The message; null once it is acknowledged.
     #[schema(value_type = Option<Object>)]
     message: Value,
-    /// How the message was protected; null once it is acknowledged.
+    /// How the message was protected, and notes on its attachments; null once it is acknowledged.
     #[schema(value_type = Option<Object>)]
     provenance: Value,
 }
 
 impl DeliveredMessage {
-    /// A delivery with its content, if the content is not deleted.
-    pub fn new(delivery: Delivery, content: Option<DeliveryContent>) -> Self {
+    /// Deliveries, each with its content, if the content is not deleted.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    pub async fn all(
+        agent: &Agent,
+        deliveries: Vec<(Delivery, Option<DeliveryContent>)>,
+    ) -> Result<Vec<Self>, StoreError> {
+        let peers = deliveries.iter().map(|(it, _)| (&*it.recipient, &*it.sender)).filter(|(_, it)| !it.is_empty());
+        let labels = agent.labels(peers).await?;
+        let all = deliveries.into_iter().map(|(delivery, content)| {
+            let label = labels.get(&(delivery.recipient.clone(), delivery.sender.clone())).cloned();
+            Self::new(delivery, content, label)
+        });
+        Ok(all.collect())
+    }
+
+    fn new(delivery: Delivery, content: Option<DeliveryContent>, label: Option<String>) -> Self {
         let (message, provenance) = match content {
             Some(content) => (json!(content.message), content.provenance),
             None => (Value::Null, Value::Null),
@@ -46,6 +68,7 @@ impl DeliveredMessage {
             cursor: delivery.cursor,
             received: delivery.received,
             sender: Some(delivery.sender).filter(|sender| !sender.is_empty()),
+            label,
             recipient: delivery.recipient,
             message_id: delivery.message,
             thread: delivery.thread,
@@ -53,6 +76,11 @@ impl DeliveredMessage {
             message,
             provenance,
         }
+    }
+
+    /// When the message was received, in milliseconds since 1970.
+    pub fn received(&self) -> i64 {
+        self.received
     }
 
     /// The position in the inbox.

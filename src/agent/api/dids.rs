@@ -2,14 +2,21 @@
 
 use axum::{
     Json,
-    extract::{State, rejection::JsonRejection},
+    extract::{
+        Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{context::ApiContext, error::ApiError};
+use super::{
+    context::ApiContext,
+    error::ApiError,
+    page::{self, PageQuery},
+};
 
 /// A DID of ours.
 #[derive(Debug, Serialize, ToSchema)]
@@ -21,19 +28,56 @@ pub(super) struct OwnDid {
     document: Value,
     /// The ids of its keys that no token has shown.
     missing: Vec<String>,
+    /// The DID to which it has rotated; null if it has not, and while the store is sealed.
+    rotated_to: Option<String>,
+    /// Until when messages to it are read, in milliseconds since 1970, if it has rotated.
+    read_until: Option<i64>,
+}
+
+/// A page of our DIDs.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OwnDids)]
+pub(super) struct DidPage {
+    /// The DIDs, newest first.
+    dids: Vec<OwnDid>,
+    /// `after` of the next page.
+    cursor: String,
 }
 
 /// Our DIDs, newest first.
-#[utoipa::path(get, path = "/v1/dids", operation_id = "dids", responses((status = 200, description = "DIDs", body = Vec<OwnDid>)))]
-pub(super) async fn list(State(context): State<ApiContext>) -> Json<Vec<OwnDid>> {
+#[utoipa::path(
+    get,
+    path = "/v1/dids",
+    operation_id = "dids",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "DIDs", body = DidPage),
+        (status = 400, description = "The query is invalid", body = ApiError)
+    )
+)]
+pub(super) async fn list(
+    State(context): State<ApiContext>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<DidPage>, ApiError> {
+    let Query(query) = query?;
+    page_of_dids(&context, query).await.map(Json)
+}
+
+async fn page_of_dids(context: &ApiContext, query: PageQuery) -> Result<DidPage, ApiError> {
     let own_dids = context.agent.own_dids();
     let missing = own_dids.missing_keys();
-    let all = own_dids.dids().into_iter().filter_map(|did| {
-        let document = own_dids.document(&did)?;
+    let found = page::of_list(own_dids.dids(), |did| did, &query.after, page::limit(query.limit)?)?;
+    let cursor = found.last().cloned().unwrap_or(query.after);
+    let mut dids = Vec::with_capacity(found.len());
+    for did in found {
+        let Some(document) = own_dids.document(&did) else { continue };
         let missing = missing.iter().filter(|kid| kid.starts_with(&format!("{did}#"))).cloned().collect();
-        Some(OwnDid { document: document.as_value().clone(), did, missing })
-    });
-    Json(all.collect())
+        // Our DIDs are also listed while the store is sealed.
+        let rotation = context.agent.rotation_of(&did).await.ok().flatten();
+        let (rotated_to, read_until) = rotation.map(|rotation| (rotation.to, rotation.until)).unzip();
+        dids.push(OwnDid { document: document.as_value().clone(), did, missing, rotated_to, read_until });
+    }
+    Ok(DidPage { dids, cursor })
 }
 
 /// Reads the documents of our DIDs in the state folder again, after a DID was created while the agent runs.
@@ -42,14 +86,14 @@ pub(super) async fn list(State(context): State<ApiContext>) -> Json<Vec<OwnDid>>
     path = "/v1/dids/reload",
     operation_id = "reload_dids",
     responses(
-        (status = 200, description = "Our DIDs", body = Vec<OwnDid>),
+        (status = 200, description = "The first page of our DIDs", body = DidPage),
         (status = 500, description = "A document in the state folder is damaged", body = ApiError)
     )
 )]
-pub(super) async fn reload(State(context): State<ApiContext>) -> Result<Json<Vec<OwnDid>>, ApiError> {
+pub(super) async fn reload(State(context): State<ApiContext>) -> Result<Json<DidPage>, ApiError> {
     let reloaded = context.agent.reload_dids().await;
     reloaded.map_err(|reason| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "bad-document", reason))?;
-    Ok(list(State(context)).await)
+    page_of_dids(&context, PageQuery::default()).await.map(Json)
 }
 
 /// A DID rotation.
@@ -87,6 +131,7 @@ const MAX_OVERLAP_DAYS: u32 = 3650;
     responses(
         (status = 202, description = "The DID has rotated. Messages to the peers are in the outbox", body = RotatedDid),
         (status = 400, description = "The JWT does not prove the rotation, or the DIDs are not ours", body = ApiError),
+        (status = 409, description = "No token of the agent has shown the keys of the new DID", body = ApiError),
         (status = 413, description = "The request is too large", body = ApiError),
         (status = 415, description = "The media type is not JSON", body = ApiError),
         (status = 422, description = "The JSON does not have this form", body = ApiError),

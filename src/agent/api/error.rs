@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::agent::{error::AgentError, store::StoreError};
+use crate::agent::{error::AgentError, label::InvalidLabel, store::StoreError};
 
 /// An error: a code for programs, and a message for people. Errors of the command line have the same form.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -20,7 +20,7 @@ pub struct ApiError {
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
-struct ErrorBody {
+pub(super) struct ErrorBody {
     /// The error code, in kebab case. docs/api.md lists the codes.
     code: &'static str,
     /// What is wrong.
@@ -38,6 +38,15 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 
+    /// A message of a batch does not have the right form: status 422, as for a request with this message alone.
+    pub(super) fn malformed(error: serde_json::Error) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-request", without_quoted_string(error.to_string()))
+    }
+
+    pub(super) fn into_parts(self) -> (StatusCode, ErrorBody) {
+        (self.status, self.error)
+    }
+
     /// The requested object does not exist: status 404.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", message)
@@ -50,6 +59,7 @@ impl IntoResponse for ApiError {
         let json = Json(self);
         match status {
             StatusCode::SERVICE_UNAVAILABLE => (status, [(header::RETRY_AFTER, "5")], json).into_response(),
+            StatusCode::UNAUTHORIZED => (status, [(header::WWW_AUTHENTICATE, "Bearer")], json).into_response(),
             _ => (status, json).into_response(),
         }
     }
@@ -69,11 +79,27 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<InvalidLabel> for ApiError {
+    fn from(error: InvalidLabel) -> Self {
+        Self::invalid("bad-label", error.to_string())
+    }
+}
+
 impl From<AgentError> for ApiError {
     fn from(error: AgentError) -> Self {
         match error {
             AgentError::Store(error) => error.into(),
             AgentError::IdTaken(_) => Self::new(StatusCode::CONFLICT, "id-taken", error.to_string()),
+            AgentError::NotWaiting(_) => Self::new(StatusCode::CONFLICT, "not-waiting", error.to_string()),
+            AgentError::NoEndpoint(message) => Self::invalid("no-endpoint", message),
+            AgentError::KeysNotShown { .. } => Self::new(StatusCode::CONFLICT, "token-not-served", error.to_string()),
+            AgentError::NoDid => Self::invalid("no-did", error.to_string()),
+            AgentError::ConnectionEnded { .. } => {
+                Self::new(StatusCode::CONFLICT, "connection-ended", error.to_string())
+            }
+            AgentError::Blocked(_) => Self::new(StatusCode::CONFLICT, "peer-blocked", error.to_string()),
+            AgentError::LabelTaken { .. } => Self::new(StatusCode::CONFLICT, "label-taken", error.to_string()),
+            AgentError::NoConnection { .. } => Self::not_found(error.to_string()),
             AgentError::Invalid(message) => Self::invalid("bad-message", message),
         }
     }

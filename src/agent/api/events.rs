@@ -1,52 +1,55 @@
-//! Server-sent events: messages as they are received.
+//! Requests that read events: server-sent events as they happen, and pages of the recorded ones.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible};
 
 use axum::{
+    Json,
     extract::{Query, State, rejection::QueryRejection},
     http::HeaderMap,
-    response::{
-        IntoResponse, Response, Sse,
-        sse::{Event, KeepAlive},
-    },
+    response::{IntoResponse, Response, Sse, sse::KeepAlive},
 };
-use futures_util::{Stream, stream};
-use serde::Deserialize;
-use tokio::sync::broadcast;
-use tokio_util::sync::CancellationToken;
-use utoipa::IntoParams;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{context::ApiContext, delivered::DeliveredMessage, error::ApiError};
-use crate::agent::{agent::Agent, event::Event as AgentEvent, store::DeliveryQuery};
+use super::{
+    context::ApiContext,
+    error::ApiError,
+    event_payload::EventPayload,
+    event_reader::EventReader,
+    event_selection::{EventPosition, Selection},
+    page,
+};
+use crate::agent::store::DeliveryQuery;
 
-/// Where the events begin.
+/// Which events, and where they begin.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventQuery {
-    /// Only messages after this cursor, beginning with unacknowledged ones. The header Last-Event-ID takes precedence.
-    after: Option<i64>,
+    /// Only events after this `id`, or messages after this cursor. The header Last-Event-ID takes precedence.
+    #[param(value_type = Option<String>)]
+    after: Option<String>,
+    /// The kinds of events, joined by commas: `message` for received messages, and those of docs/api.md; or `all`, which is
+    /// `message` and all kinds that are recorded (`events` of `[api]`). Without it, `message`.
+    kinds: Option<String>,
 }
 
-/// The most messages that are read from the store at once, and the most bytes of them.
-const PAGE_SIZE: usize = 100;
-const PAGE_BYTES: usize = 256 * 1024;
-/// The interval at which the store is read if there is no event.
-const READ_INTERVAL: Duration = Duration::from_secs(15);
-
-/// Messages as they are received, beginning with unacknowledged ones. The `id` of an event is a cursor, its `event` is
-/// `message`, and its `data` is a message as in /v1/inbox.
+/// Events as they happen: messages, beginning with unacknowledged ones, and what else `kinds` names.
+/// `event` is the kind. Of a received message it is `message`, and `data` is a message as in /v1/inbox. The `data` of a recorded
+/// event has `type`, `timestamp` (RFC 3339, in UTC) and `data`, whose members depend on the kind. `id` is a position for
+/// Last-Event-ID.
 #[utoipa::path(
     get,
     path = "/v1/events",
     operation_id = "events",
     params(
         EventQuery,
-        ("last-event-id" = Option<i64>, Header, description = "The `id` of the last event that was processed. It takes precedence over `after`")
+        ("last-event-id" = Option<String>, Header, description = "The `id` of the last event that was processed. It takes precedence over `after`")
     ),
     responses(
-        (status = 200, description = "Messages, without an end", content_type = "text/event-stream"),
-        (status = 400, description = "The query is invalid", body = ApiError),
+        (status = 200, description = "Events, without an end", content_type = "text/event-stream"),
+        (status = 400, description = "The query is invalid, or a kind is not recorded", body = ApiError),
         (status = 409, description = "The store has not given out the cursor: it was restored from a backup. Start from the beginning", body = ApiError),
         (status = 503, description = "The store does not answer", body = ApiError)
     )
@@ -57,75 +60,100 @@ pub(super) async fn stream(
     query: Result<Query<EventQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query?;
-    let last = headers.get("last-event-id").map(|id| id.to_str().ok().and_then(|id| id.trim().parse().ok()));
-    // An invalid Last-Event-ID is refused: starting at the beginning would make the application process messages twice.
-    let last = match last {
-        Some(None) => {
-            return Err(ApiError::invalid("bad-request", "Last-Event-ID must be the `id` of an event: a whole number"));
+    let selection =
+        query.kinds.map_or_else(|| Ok(Selection::messages()), |kinds| Selection::parse(&kinds, &context.agent))?;
+    let position = match headers.get("last-event-id") {
+        // An invalid Last-Event-ID is refused: starting at the beginning would make the application process messages twice.
+        Some(id) => {
+            let id = id.to_str().ok().map(str::trim).filter(|id| !id.is_empty());
+            let reason = "Last-Event-ID must be the `id` of an event";
+            let invalid = || ApiError::invalid("bad-request", reason);
+            id.and_then(|id| EventPosition::parse(id).ok()).ok_or_else(invalid)?
         }
-        last => last.flatten(),
+        None => EventPosition::parse(query.after.as_deref().unwrap_or_default())?,
     };
-    let after = last.or(query.after).unwrap_or(0);
     // An unknown cursor is refused before the stream begins.
-    context.agent.store().deliveries(DeliveryQuery { after, limit: 0, ..DeliveryQuery::default() }).await?;
+    let store = context.agent.store();
+    store.deliveries(DeliveryQuery { after: position.message, limit: 0, ..DeliveryQuery::default() }).await?;
+    if !selection.kinds.is_empty() {
+        store.events(position.event, &[], 0).await?;
+    }
     let reader = EventReader {
         events: context.agent.events(),
         agent: context.agent,
         shutdown: context.shutdown,
-        after,
-        read: Vec::new(),
+        selection,
+        position,
+        messages: VecDeque::new(),
+        recorded: VecDeque::new(),
     };
-    Ok(Sse::new(reader.into_stream()).keep_alive(KeepAlive::default()).into_response())
+    let events = stream::unfold(reader, |mut reader| async {
+        let event = reader.next().await?;
+        Some((Ok::<_, Infallible>(event), reader))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// Reads messages from the store, in their order and without gaps. An event of the agent only triggers
-/// the next read.
-struct EventReader {
-    agent: Arc<Agent>,
-    events: broadcast::Receiver<AgentEvent>,
-    shutdown: CancellationToken,
+/// Which recorded events to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecordedQuery {
+    /// The cursor of the page before, or of an event; without it, or with 0, the first page.
+    #[serde(default)]
     after: i64,
-    /// Messages that were read and not sent yet, in reverse order.
-    read: Vec<DeliveredMessage>,
+    /// The size of the page: 1 to 1000, by default 100.
+    #[param(minimum = 1, maximum = 1000, nullable = false)]
+    limit: Option<usize>,
+    /// The kinds of events, joined by commas. Without it, or with `all`: all that are recorded.
+    #[param(nullable = false)]
+    kinds: Option<String>,
 }
 
-impl EventReader {
-    fn into_stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        stream::unfold(self, |mut reader| async {
-            let message = reader.next().await?;
-            let cursor = message.cursor();
-            // Serialization does not fail: the message was parsed from JSON.
-            let event = Event::default().event("message").id(cursor.to_string()).json_data(&message).ok()?;
-            Some((Ok(event), reader))
-        })
-    }
+/// A recorded event in a page.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RecordedEvent {
+    /// The position among all recorded events.
+    cursor: i64,
+    #[serde(flatten)]
+    event: EventPayload,
+}
 
-    async fn next(&mut self) -> Option<DeliveredMessage> {
-        loop {
-            if let Some(message) = self.read.pop() {
-                return Some(message);
-            }
-            let query = DeliveryQuery {
-                after: self.after,
-                limit: PAGE_SIZE,
-                max_bytes: Some(PAGE_BYTES),
-                ..DeliveryQuery::default()
-            };
-            match self.agent.deliveries(query).await {
-                Ok(found) if !found.is_empty() => {
-                    self.read =
-                        found.into_iter().map(|(it, content)| DeliveredMessage::new(it, content)).rev().collect();
-                    self.after = self.read.first().map_or(self.after, DeliveredMessage::cursor);
-                    continue;
-                }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "events wait for the store"),
-            }
-            tokio::select! {
-                () = self.shutdown.cancelled() => return None,
-                _ = self.events.recv() => {}
-                () = tokio::time::sleep(READ_INTERVAL) => {}
-            }
-        }
-    }
+/// A page of recorded events.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RecordedEvents)]
+pub(super) struct RecordedPage {
+    /// The events, in their order.
+    events: Vec<RecordedEvent>,
+    /// `after` of the next page.
+    cursor: i64,
+}
+
+/// The recorded events that the store keeps, in their order: those of `history_days`, and at most `max_events`.
+#[utoipa::path(
+    get,
+    path = "/v1/events/recorded",
+    operation_id = "recorded_events",
+    params(RecordedQuery),
+    responses(
+        (status = 200, description = "Events", body = RecordedPage),
+        (status = 400, description = "The query is invalid, or a kind is not recorded", body = ApiError),
+        (status = 409, description = "`after` is no cursor of this store, which was restored from a backup: start from the beginning", body = ApiError),
+        (status = 503, description = "The store does not answer", body = ApiError)
+    )
+)]
+pub(super) async fn recorded(
+    State(context): State<ApiContext>,
+    query: Result<Query<RecordedQuery>, QueryRejection>,
+) -> Result<Json<RecordedPage>, ApiError> {
+    let Query(query) = query?;
+    let selection = match query.kinds.as_deref() {
+        None | Some("all") => Selection::parse("all", &context.agent)?,
+        Some(kinds) => Selection::parse(kinds, &context.agent)?.without_messages()?,
+    };
+    let limit = page::limit(query.limit)?;
+    let found = context.agent.store().events(query.after, &selection.kinds, limit).await?;
+    let cursor = found.last().map_or(query.after, |event| event.cursor);
+    let events = found.into_iter().map(|event| RecordedEvent { cursor: event.cursor, event: event.into() });
+    Ok(Json(RecordedPage { events: events.collect(), cursor }))
 }

@@ -3,15 +3,15 @@
 use axum::{
     Json,
     extract::{
-        Query, State,
-        rejection::{JsonRejection, QueryRejection},
+        Path, Query, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
     },
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{context::ApiContext, delivered::DeliveredMessage, error::ApiError};
-use crate::agent::store::DeliveryQuery;
+use super::{context::ApiContext, delivered::DeliveredMessage, error::ApiError, page};
+use crate::agent::{canonical_did::canonical_did, store::DeliveryQuery};
 
 /// Which messages to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -63,8 +63,10 @@ pub(super) struct Acknowledged {
     acknowledged: usize,
 }
 
-const MAX_LIMIT: usize = 1000;
-const DEFAULT_LIMIT: usize = 100;
+/// The most messages that a request acknowledges.
+const MAX_ACKNOWLEDGED: usize = 1000;
+/// The fewest characters of an id that name a message.
+const MIN_ID: usize = 4;
 
 /// The messages for the application, in the order they were received. A message is listed until it is acknowledged.
 #[utoipa::path(
@@ -84,24 +86,50 @@ pub(super) async fn list(
     query: Result<Query<InboxQuery>, QueryRejection>,
 ) -> Result<Json<InboxPage>, ApiError> {
     let Query(query) = query?;
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(ApiError::invalid("bad-request", format!("limit is 1 to {MAX_LIMIT}")));
-    }
+    let limit = page::limit(query.limit)?;
     let deliveries = DeliveryQuery {
         after: query.after,
         thread: query.thread,
         kind: query.kind,
-        sender: query.sender,
+        sender: query.sender.map(|sender| canonical_did(&sender).into_owned()),
         acknowledged: query.acknowledged,
         limit,
         max_bytes: Some(context.agent.max_page_bytes()),
     };
     let found = context.agent.deliveries(deliveries).await?;
-    let messages: Vec<DeliveredMessage> =
-        found.into_iter().map(|(delivery, content)| DeliveredMessage::new(delivery, content)).collect();
+    let messages = DeliveredMessage::all(&context.agent, found).await?;
     let cursor = messages.last().map_or(query.after, DeliveredMessage::cursor);
     Ok(Json(InboxPage { messages, cursor }))
+}
+
+/// One message for the application, acknowledged or not.
+#[utoipa::path(
+    get,
+    path = "/v1/inbox/{id}",
+    operation_id = "received",
+    params(("id" = String, Path, description = "The id in the inbox, or its beginning of at least 4 characters if no other id begins so")),
+    responses(
+        (status = 200, description = "The message", body = DeliveredMessage),
+        (status = 400, description = "The id is too short, or several ids begin so", body = ApiError),
+        (status = 404, description = "There is no such message, or it was deleted", body = ApiError),
+        (status = 503, description = "The store does not answer, or is sealed until a token is ready", body = ApiError)
+    )
+)]
+pub(super) async fn get(
+    State(context): State<ApiContext>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<DeliveredMessage>, ApiError> {
+    let Path(id) = id?;
+    if id.len() < MIN_ID {
+        return Err(ApiError::invalid("bad-request", format!("an id has at least {MIN_ID} characters")));
+    }
+    let found = context.agent.deliveries_by_id(&id, 2).await?;
+    if found.len() > 1 {
+        return Err(ApiError::invalid("bad-request", format!("several ids begin with {id}: write more of the id")));
+    }
+    let mut found = DeliveredMessage::all(&context.agent, found).await?;
+    let not_found = || ApiError::not_found("there is no such message in the inbox, or it was deleted");
+    Ok(Json(found.pop().ok_or_else(not_found)?))
 }
 
 /// Acknowledges messages: their content is deleted.
@@ -124,8 +152,13 @@ pub(super) async fn acknowledge(
     request: Result<Json<Acknowledge>, JsonRejection>,
 ) -> Result<Json<Acknowledged>, ApiError> {
     let Json(Acknowledge { ids }) = request?;
-    if ids.len() > MAX_LIMIT {
-        return Err(ApiError::invalid("bad-request", format!("a request acknowledges at most {MAX_LIMIT} messages")));
+    if ids.len() > MAX_ACKNOWLEDGED {
+        return Err(ApiError::invalid(
+            "bad-request",
+            format!("a request acknowledges at most {MAX_ACKNOWLEDGED} messages"),
+        ));
     }
-    Ok(Json(Acknowledged { acknowledged: context.agent.acknowledge(&ids).await? }))
+    let acknowledged = context.agent.acknowledge(&ids).await?;
+    context.webhooks.acknowledged(&ids).await?;
+    Ok(Json(Acknowledged { acknowledged }))
 }

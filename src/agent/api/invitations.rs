@@ -10,12 +10,17 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
-use super::{context::ApiContext, error::ApiError};
+use super::{
+    context::ApiContext,
+    error::ApiError,
+    page::{self, PageQuery},
+};
 use crate::agent::{
     agent::Agent,
     invitations::{AcceptedInvitation, InvitationOptions},
+    label::Label,
     protocol::{
         issued_invitation::IssuedInvitation,
         out_of_band::{qr_svg, qr_text},
@@ -26,8 +31,12 @@ use crate::agent::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewInvitation {
-    /// Our DID that invites.
-    from: String,
+    /// An id of the caller for this request: 1 to 64 lower-case letters, digits, and characters of `-._~`, such as a UUID. With it
+    /// the request can be repeated: it makes one invitation. It is not the id of the invitation.
+    #[schema(min_length = 1, max_length = 64)]
+    id: Option<String>,
+    /// Our DID that invites. Without it, the newest.
+    from: Option<String>,
     /// The goal, for people: at most 1000 characters.
     #[schema(max_length = 1000)]
     goal: Option<String>,
@@ -40,6 +49,9 @@ pub(super) struct NewInvitation {
     /// For how many hours the invitation is valid: 1 to 87600 (ten years). Without it, there is no limit.
     #[schema(minimum = 1, maximum = 87600)]
     hours: Option<u32>,
+    /// Whether the answer has the QR codes `svg` and `terminal`.
+    #[serde(default)]
+    qr_codes: bool,
 }
 
 /// An invitation of ours.
@@ -63,20 +75,12 @@ pub(super) struct InvitationView {
     multi_use: bool,
     /// The DID of the peer that has accepted it, if only one may.
     used_by: Option<String>,
-    /// The URL as a QR code in SVG; null if the URL is too long for one, and in a list.
+    /// The URL as a QR code in SVG, if the request asks for it; null if the URL is too long for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     svg: Option<String>,
-    /// The QR code in characters for a terminal.
+    /// The QR code in characters for a terminal, if the request asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     terminal: Option<String>,
-}
-
-/// A page of the invitations.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct InvitationQuery {
-    /// The cursor of the page before; without it, the first page.
-    #[serde(default)]
-    after: String,
 }
 
 /// A page of our invitations.
@@ -93,16 +97,18 @@ pub(super) struct InvitationPage {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AcceptInvitation {
+    /// An id of the caller for this request, as in [NewInvitation]. With it the request can be repeated: the invitation is accepted
+    /// once, and one ping is sent.
+    #[schema(min_length = 1, max_length = 64)]
+    id: Option<String>,
     /// The URL, or the invitation as JSON.
     invitation: String,
-    /// Our DID that accepts the invitation.
-    from: String,
-    /// Our name for the peer.
+    /// Our DID that accepts the invitation. Without it, the newest.
+    from: Option<String>,
+    /// Our name for the peer: at most 64 characters. No two peers have the same.
     label: Option<String>,
 }
 
-/// The number of invitations on a page.
-const PAGE_SIZE: usize = 100;
 const MAX_GOAL_CHARS: usize = 1000;
 const MAX_HOURS: u32 = 10 * 365 * 24;
 const HOUR_MILLIS: i64 = 60 * 60 * 1000;
@@ -139,6 +145,7 @@ impl InvitationView {
     responses(
         (status = 201, description = "The invitation is created", body = InvitationView),
         (status = 400, description = "The invitation cannot be created", body = ApiError),
+        (status = 409, description = "Another invitation was created under this id", body = ApiError),
         (status = 413, description = "The request is too large", body = ApiError),
         (status = 415, description = "The media type is not JSON", body = ApiError),
         (status = 422, description = "The JSON does not have this form", body = ApiError),
@@ -164,8 +171,9 @@ pub(super) async fn create(
         multi_use: new.multi_use,
         valid_for: new.hours.map(|hours| HOUR_MILLIS * i64::from(hours)),
     };
-    let issued = context.agent.issue_invitation(options).await?;
-    Ok((StatusCode::CREATED, Json(InvitationView::new(&context.agent, issued).with_qr_codes())))
+    let issued = context.agent.issue_invitation(options, new.id.as_deref()).await?;
+    let view = InvitationView::new(&context.agent, issued);
+    Ok((StatusCode::CREATED, Json(if new.qr_codes { view.with_qr_codes() } else { view })))
 }
 
 /// Our invitations.
@@ -173,7 +181,7 @@ pub(super) async fn create(
     get,
     path = "/v1/invitations",
     operation_id = "invitations",
-    params(InvitationQuery),
+    params(PageQuery),
     responses(
         (status = 200, description = "Invitations", body = InvitationPage),
         (status = 400, description = "The query is invalid", body = ApiError),
@@ -182,10 +190,10 @@ pub(super) async fn create(
 )]
 pub(super) async fn list(
     State(context): State<ApiContext>,
-    query: Result<Query<InvitationQuery>, QueryRejection>,
+    query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Json<InvitationPage>, ApiError> {
     let Query(query) = query?;
-    let found = context.agent.invitations(&query.after, PAGE_SIZE).await?;
+    let found = context.agent.invitations(&query.after, page::limit(query.limit)?).await?;
     let cursor = found.last().map_or(query.after, |(key, _)| key.clone());
     let invitations = found.into_iter().map(|(_, issued)| InvitationView::new(&context.agent, issued)).collect();
     Ok(Json(InvitationPage { invitations, cursor }))
@@ -238,6 +246,7 @@ pub(super) struct NewConnection {
     responses(
         (status = 202, description = "The invitation is accepted. A trust ping is in the outbox", body = NewConnection),
         (status = 400, description = "This is no invitation, or it cannot be accepted", body = ApiError),
+        (status = 409, description = "The connection with the inviter has ended, the inviter is blocked, or another peer has the label; or another invitation was accepted under this id", body = ApiError),
         (status = 413, description = "The request is too large", body = ApiError),
         (status = 415, description = "The media type is not JSON", body = ApiError),
         (status = 422, description = "The JSON does not have this form", body = ApiError),
@@ -248,8 +257,9 @@ pub(super) async fn accept(
     State(context): State<ApiContext>,
     request: Result<Json<AcceptInvitation>, JsonRejection>,
 ) -> Result<(StatusCode, Json<NewConnection>), ApiError> {
-    let Json(AcceptInvitation { invitation, from, label }) = request?;
-    let accepted = context.agent.accept_invitation(&invitation, &from, label).await?;
+    let Json(AcceptInvitation { id, invitation, from, label }) = request?;
+    let label = label.map(|label| Label::parse(&label)).transpose()?;
+    let accepted = context.agent.accept_invitation(&invitation, from.as_deref(), label.as_ref(), id.as_deref()).await?;
     let AcceptedInvitation { own_did, peer_did, invitation, ping } = accepted;
     let connection = NewConnection {
         ours: own_did,

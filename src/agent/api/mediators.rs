@@ -2,13 +2,20 @@
 
 use axum::{
     Json,
-    extract::{State, rejection::JsonRejection},
+    extract::{
+        Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{context::ApiContext, error::ApiError};
+use super::{
+    context::ApiContext,
+    error::ApiError,
+    page::{self, PageQuery},
+};
 use crate::agent::mediation::{MediationError, Mediator, MediatorState, MediatorStatus};
 
 /// A mediator that receives messages for this agent.
@@ -33,8 +40,18 @@ pub(super) struct MediatorView {
     missing: Vec<String>,
     /// `live` (messages are delivered at once), `polling` (the agent asks for them), `connecting`, or `away`.
     state: String,
-    /// Why the mediator is away.
+    /// Why the mediator is away, or what it lacks.
     problem: Option<String>,
+}
+
+/// A page of the mediators.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Mediators)]
+pub(super) struct MediatorPage {
+    /// The mediators.
+    mediators: Vec<MediatorView>,
+    /// `after` of the next page.
+    cursor: String,
 }
 
 /// A mediator to add.
@@ -59,12 +76,12 @@ pub(super) struct RemoveMediator {
 }
 
 impl From<MediatorStatus> for MediatorView {
-    fn from(MediatorStatus { mediator, state, unregistered }: MediatorStatus) -> Self {
+    fn from(MediatorStatus { mediator, state, problem, unregistered }: MediatorStatus) -> Self {
         let version = |version: serde_json::Value| version.as_str().unwrap_or_default().to_owned();
         let (state, problem) = match state {
-            MediatorState::Connecting => ("connecting", None),
-            MediatorState::Live => ("live", None),
-            MediatorState::Polling => ("polling", None),
+            MediatorState::Connecting => ("connecting", problem),
+            MediatorState::Live => ("live", problem),
+            MediatorState::Polling => ("polling", problem),
             MediatorState::Unreachable(reason) => ("away", Some(reason)),
         };
         Self {
@@ -85,7 +102,8 @@ impl From<MediatorStatus> for MediatorView {
 /// A mediator that was just added or removed has no conversation. Its state is reported as `connecting`.
 impl From<Mediator> for MediatorView {
     fn from(mediator: Mediator) -> Self {
-        MediatorStatus { mediator, state: MediatorState::Connecting, unregistered: Vec::new() }.into()
+        let state = MediatorState::Connecting;
+        MediatorStatus { mediator, state, problem: None, unregistered: Vec::new() }.into()
     }
 }
 
@@ -94,14 +112,22 @@ impl From<Mediator> for MediatorView {
     get,
     path = "/v1/mediators",
     operation_id = "mediators",
+    params(PageQuery),
     responses(
-        (status = 200, description = "Mediators", body = Vec<MediatorView>),
+        (status = 200, description = "Mediators", body = MediatorPage),
+        (status = 400, description = "The query is invalid", body = ApiError),
         (status = 503, description = "The store does not answer, or is sealed until a token is ready", body = ApiError)
     )
 )]
-pub(super) async fn list(State(context): State<ApiContext>) -> Result<Json<Vec<MediatorView>>, ApiError> {
+pub(super) async fn list(
+    State(context): State<ApiContext>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<MediatorPage>, ApiError> {
+    let Query(query) = query?;
     let all = context.agent.mediation().list().await?;
-    Ok(Json(all.into_iter().map(MediatorView::from).collect()))
+    let found = page::of_list(all, |status| &status.mediator.did, &query.after, page::limit(query.limit)?)?;
+    let cursor = found.last().map_or(query.after, |status| status.mediator.did.clone());
+    Ok(Json(MediatorPage { mediators: found.into_iter().map(MediatorView::from).collect(), cursor }))
 }
 
 /// Asks a mediator to receive messages for this agent, and waits for its answer. Afterwards the agent registers each

@@ -1,22 +1,19 @@
-//! Requests that send messages, and that read the state of a message in the outbox.
+//! Requests that send a message.
 
 use axum::{
     Json,
-    extract::{
-        Path, State,
-        rejection::{JsonRejection, PathRejection},
-    },
+    extract::{State, rejection::JsonRejection},
     http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use utoipa::ToSchema;
 
 use super::{context::ApiContext, error::ApiError};
 use crate::{
     agent::{
+        agent::Agent,
         outgoing_message::{OutgoingMessage, new_message},
-        store::{OutboxEntry, SendState},
     },
     didcomm::{Message, MessageError},
     json::bounded_object,
@@ -33,8 +30,11 @@ pub(super) struct NewMessage {
     id: Option<String>,
     /// The recipient's DID.
     to: String,
-    /// Our DID that sends the message. Without it, the message is anonymous.
+    /// Our DID that sends the message. Without it, our DID in the connection with the recipient, else the newest.
     from: Option<String>,
+    /// Whether the message has no sender: it is encrypted for the recipient, and nothing proves whom it is from.
+    #[serde(default)]
+    anonymous: bool,
     /// The message type.
     #[serde(rename = "type")]
     kind: String,
@@ -50,76 +50,23 @@ pub(super) struct NewMessage {
     /// Whether to hide the sender from mediators.
     #[serde(default)]
     protect_sender: bool,
+    /// Whether the message may wait for a recipient that has neither an endpoint nor a connection with us, until it connects and
+    /// asks for its messages (`return_route`). Without it, such a message is refused.
+    #[serde(default)]
+    hold: bool,
 }
 
 /// A message that was put into the outbox.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct QueuedMessage {
     /// The id of the outbox entry.
-    id: String,
+    pub id: String,
     /// The id of the message.
-    message_id: String,
+    pub message_id: String,
     /// The thread of the message.
-    thread: String,
-}
-
-/// The state of a message in the outbox.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct OutgoingStatus {
-    /// The id of the outbox entry.
-    id: String,
-    /// The id of the message.
-    message_id: String,
-    /// The thread of the message.
-    thread: String,
-    /// The message type.
-    #[serde(rename = "type")]
-    kind: String,
-    /// Our DID; null for an anonymous message.
-    from: Option<String>,
-    /// The recipient's DID.
-    to: String,
-    /// `waiting`, `sent`, `failed` or `expired`.
-    state: &'static str,
-    /// The number of attempts.
-    tries: u32,
-    /// When the message was put into the outbox, in milliseconds since 1970.
-    created: i64,
-    /// When the next attempt is made or the last one ended, in milliseconds since 1970.
-    time: i64,
-    /// When the message is given up, in milliseconds since 1970.
-    expires: i64,
-    /// Why the message has not been sent.
-    problem: Option<String>,
-}
-
-/// The name of a send state in the API.
-pub(super) fn state_name(state: SendState) -> &'static str {
-    match state {
-        SendState::Waiting => "waiting",
-        SendState::Sent => "sent",
-        SendState::Failed => "failed",
-        SendState::Expired => "expired",
-    }
-}
-
-impl From<OutboxEntry> for OutgoingStatus {
-    fn from(entry: OutboxEntry) -> Self {
-        Self {
-            id: entry.id,
-            message_id: entry.message,
-            thread: entry.thread,
-            kind: entry.kind,
-            from: Some(entry.sender).filter(|sender| !sender.is_empty()),
-            to: entry.peer,
-            state: state_name(entry.state),
-            tries: entry.tries,
-            created: entry.created,
-            time: entry.time,
-            expires: entry.expires,
-            problem: entry.problem,
-        }
-    }
+    pub thread: String,
+    /// Our DID that sends the message; null for an anonymous message.
+    pub from: Option<String>,
 }
 
 /// Puts a message into the outbox. It is stored when this responds, and sent soon after. A request with an `id` can be
@@ -144,18 +91,41 @@ pub(super) async fn send(
     new: Result<Json<NewMessage>, JsonRejection>,
 ) -> Result<(StatusCode, Json<QueuedMessage>), ApiError> {
     let Json(new) = new?;
-    let (sign, protect_sender, is_repeatable) = (new.sign, new.protect_sender, new.id.is_some());
-    let message = new.into_message().map_err(|error| ApiError::invalid("bad-message", error.to_string()))?;
-    let (message_id, thread) = (message.id.clone(), message.thread().to_owned());
-    let outgoing = OutgoingMessage { message, sign, protect_sender };
-    let id = match is_repeatable {
-        true => context.agent.send_once(&outgoing).await?,
-        false => context.agent.send(&outgoing).await?,
-    };
-    Ok((StatusCode::ACCEPTED, Json(QueuedMessage { id, message_id, thread })))
+    Ok((StatusCode::ACCEPTED, Json(new.send(&context.agent).await?)))
 }
 
 impl NewMessage {
+    /// Reads a message of a batch.
+    pub fn read(text: &RawValue) -> Result<Self, ApiError> {
+        serde_json::from_str(text.get()).map_err(ApiError::malformed)
+    }
+
+    async fn send(self, agent: &Agent) -> Result<QueuedMessage, ApiError> {
+        let (outgoing, is_repeatable) = self.into_outgoing()?;
+        let id = match is_repeatable {
+            true => agent.send_once(&outgoing).await?,
+            false => agent.send(&outgoing).await?,
+        };
+        let OutgoingMessage { message, anonymous, .. } = outgoing;
+        let from = match &message.from {
+            // The message is in the outbox, whether or not its sender can be read now.
+            None if !anonymous => agent.outbox_entry(&id).await.ok().flatten().map(|entry| entry.sender),
+            from => from.clone(),
+        };
+        Ok(QueuedMessage { id, thread: message.thread().to_owned(), message_id: message.id, from })
+    }
+
+    /// Returns the message, and whether its id is the caller's.
+    pub fn into_outgoing(self) -> Result<(OutgoingMessage, bool), ApiError> {
+        if self.anonymous && self.from.is_some() {
+            return Err(ApiError::invalid("bad-message", "a message with `from` is not anonymous"));
+        }
+        let Self { sign, protect_sender, anonymous, hold, .. } = self;
+        let is_repeatable = self.id.is_some();
+        let message = self.into_message().map_err(|error| ApiError::invalid("bad-message", error.to_string()))?;
+        Ok((OutgoingMessage { message, sign, protect_sender, anonymous, hold }, is_repeatable))
+    }
+
     fn into_message(self) -> Result<Message, MessageError> {
         let mut headers = self.headers;
         for name in ["to", "from", "type", "body", "id", "typ", "from_prior"] {
@@ -177,29 +147,5 @@ impl NewMessage {
             headers.entry(name).or_insert(value);
         }
         Message::from_object(headers)
-    }
-}
-
-/// The state of a message in the outbox.
-#[utoipa::path(
-    get,
-    path = "/v1/messages/{id}",
-    operation_id = "sending",
-    params(("id" = String, Path, description = "The id of the outbox entry")),
-    responses(
-        (status = 200, description = "The state of the message", body = OutgoingStatus),
-        (status = 400, description = "The id is not UTF-8", body = ApiError),
-        (status = 404, description = "There is no such message, or it was deleted", body = ApiError),
-        (status = 503, description = "The store is unavailable", body = ApiError)
-    )
-)]
-pub(super) async fn status(
-    State(context): State<ApiContext>,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Json<OutgoingStatus>, ApiError> {
-    let Path(id) = id?;
-    match context.agent.outbox_entry(&id).await? {
-        Some(entry) => Ok(Json(entry.into())),
-        None => Err(ApiError::not_found("there is no such message in the outbox, or it was deleted")),
     }
 }

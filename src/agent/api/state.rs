@@ -1,103 +1,33 @@
-//! Requests that read the agent's state: threads, tokens, and how much waits in the store.
+//! Requests that read the agent's state: tokens, and how much waits in the store.
+
+use std::net::SocketAddr;
 
 use axum::{
     Json,
-    extract::{Path, State, rejection::PathRejection},
+    extract::{Query, State, rejection::QueryRejection},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{context::ApiContext, error::ApiError, messages::state_name};
-use crate::{
-    agent::{
-        refused_documents::RefusedDid,
-        store::{ThreadEntry, Usage},
-    },
-    secrets::KeyState,
+use super::{
+    context::ApiContext,
+    error::ApiError,
+    page::{self, PageQuery},
 };
-
-/// A message of a thread.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ThreadMessage {
-    /// `received` or `sent`.
-    direction: &'static str,
-    /// The id in the inbox or the outbox.
-    id: String,
-    /// The id of the message.
-    message_id: String,
-    /// The message type.
-    #[serde(rename = "type")]
-    kind: String,
-    /// The peer's DID; null for an anonymous sender.
-    peer: Option<String>,
-    /// When the message was received or put into the outbox, in milliseconds since 1970.
-    time: i64,
-    /// Of a sent message: its state in the outbox. Of a received message: `waiting`, then `acknowledged`.
-    state: &'static str,
-}
-
-/// The messages of a thread.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Thread {
-    /// The messages, oldest first.
-    messages: Vec<ThreadMessage>,
-}
-
-/// The most messages of a thread in a response.
-const MAX_THREAD_MESSAGES: usize = 1000;
-
-impl From<ThreadEntry> for ThreadMessage {
-    fn from(entry: ThreadEntry) -> Self {
-        match entry {
-            ThreadEntry::Received(it) => Self {
-                direction: "received",
-                id: it.id,
-                message_id: it.message,
-                kind: it.kind,
-                peer: Some(it.sender).filter(|sender| !sender.is_empty()),
-                time: it.received,
-                state: if it.sealed.is_some() { "waiting" } else { "acknowledged" },
-            },
-            ThreadEntry::Sent(it) => Self {
-                direction: "sent",
-                id: it.id,
-                message_id: it.message,
-                kind: it.kind,
-                peer: Some(it.peer),
-                time: it.created,
-                state: state_name(it.state),
-            },
-        }
-    }
-}
-
-/// The messages of a thread that were delivered to the application or sent, oldest first. A message that a protocol
-/// handled by itself is not among them.
-#[utoipa::path(
-    get,
-    path = "/v1/threads/{thread}",
-    operation_id = "thread",
-    params(("thread" = String, Path, description = "The id of the thread")),
-    responses(
-        (status = 200, description = "The messages; none of an unknown thread", body = Thread),
-        (status = 400, description = "The id is not UTF-8", body = ApiError),
-        (status = 503, description = "The store is unavailable", body = ApiError)
-    )
-)]
-pub(super) async fn thread(
-    State(context): State<ApiContext>,
-    thread: Result<Path<String>, PathRejection>,
-) -> Result<Json<Thread>, ApiError> {
-    let Path(thread) = thread?;
-    let entries = context.agent.thread(&thread, MAX_THREAD_MESSAGES).await?;
-    Ok(Json(Thread { messages: entries.into_iter().map(ThreadMessage::from).collect() }))
-}
+use crate::{
+    agent::{refused_documents::RefusedDid, store::Usage, token_report},
+    secrets::{Custody, HeldKey},
+};
 
 /// The state of the agent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Status {
     /// The version of the agent.
     version: &'static str,
+    /// The addresses on which the agent listens for peers, health checks and metrics, and for applications on other
+    /// machines.
+    #[schema(value_type = Vec<String>)]
+    listens: Vec<SocketAddr>,
     /// Whether a token is ready to decrypt messages. Without one, messages wait.
     token_ready: bool,
     /// Our DIDs that are refused: a key of the document is not proved, so the DID is not published, and messages to it
@@ -122,9 +52,9 @@ pub(super) struct Status {
 )]
 pub(super) async fn status(State(context): State<ApiContext>) -> Result<Json<Status>, ApiError> {
     let waiting = context.agent.usage().await?;
-    let token_ready = context.agent.is_token_ready();
+    let (listens, token_ready) = (context.listens.to_vec(), context.agent.is_token_ready());
     let refused = context.agent.own_dids().refused().to_vec();
-    Ok(Json(Status { version: env!("CARGO_PKG_VERSION"), token_ready, refused, waiting }))
+    Ok(Json(Status { version: env!("CARGO_PKG_VERSION"), listens, token_ready, refused, waiting }))
 }
 
 /// A key in a token.
@@ -138,27 +68,63 @@ pub(super) struct TokenKey {
     label: Option<String>,
     /// `ready`, `away` or `locked`.
     state: &'static str,
+    /// The custody tier of key agreements, which docs/custody.md describes; null for a key that only signs.
+    #[schema(value_type = Option<String>)]
+    custody: Option<Custody>,
     /// Whether an operation prompts a person for a PIN.
     asks_pin: bool,
     /// Whether an operation waits for a touch.
     asks_touch: bool,
 }
 
+/// A page of the keys in the tokens.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TokenKeys)]
+pub(super) struct KeyPage {
+    /// The keys, token by token.
+    keys: Vec<TokenKey>,
+    /// `after` of the next page.
+    cursor: String,
+}
+
 /// The keys that the tokens hold, and whether they are ready.
-#[utoipa::path(get, path = "/v1/tokens", operation_id = "tokens", responses((status = 200, description = "Keys", body = Vec<TokenKey>)))]
-pub(super) async fn tokens(State(context): State<ApiContext>) -> Json<Vec<TokenKey>> {
+#[utoipa::path(
+    get,
+    path = "/v1/tokens",
+    operation_id = "tokens",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "Keys", body = KeyPage),
+        (status = 400, description = "The query is invalid", body = ApiError)
+    )
+)]
+pub(super) async fn tokens(
+    State(context): State<ApiContext>,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<KeyPage>, ApiError> {
+    let Query(query) = query?;
+    // A key may be in several tokens, so the position is the cursor.
+    let [after] = page::numbers(&query.after)?;
+    let (start, limit) = (usize::try_from(after).unwrap_or(0), page::limit(query.limit)?);
     let held = context.agent.own_dids().secrets().keys().borrow().clone();
-    let keys = held.iter().map(|held| TokenKey {
-        key: held.public.to_string(),
-        token: held.token.to_string(),
-        label: held.label.clone(),
-        state: match held.state {
-            KeyState::Ready => "ready",
-            KeyState::Away => "away",
-            KeyState::Locked => "locked",
-        },
-        asks_pin: held.asks_pin,
-        asks_touch: held.asks_touch,
-    });
-    Json(keys.collect())
+    let keys: Vec<TokenKey> = held.iter().skip(start).take(limit).map(TokenKey::from).collect();
+    let cursor = match keys.len() {
+        0 => query.after,
+        count => (start + count).to_string(),
+    };
+    Ok(Json(KeyPage { keys, cursor }))
+}
+
+impl From<&HeldKey> for TokenKey {
+    fn from(held: &HeldKey) -> Self {
+        Self {
+            key: held.public.to_string(),
+            token: held.token.to_string(),
+            label: held.label.clone(),
+            state: token_report::state_name(held.state),
+            custody: held.custody,
+            asks_pin: held.asks_pin,
+            asks_touch: held.asks_touch,
+        }
+    }
 }

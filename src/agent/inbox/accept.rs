@@ -12,7 +12,10 @@ use crate::{
         canonical_did::canonical_did,
         clock::now,
         protocol::connections::Connection,
-        store::types::{Attribution, NewEnvelope, PendingEnvelope, ReceiveOutcome},
+        store::{
+            error::StoreError,
+            types::{Attribution, NewEnvelope, PendingEnvelope, ReceiveOutcome},
+        },
     },
     did::did_of,
     jose::{Envelope, JoseError},
@@ -26,8 +29,34 @@ struct Addresses {
     digest: [u8; 32],
 }
 
+/// The value of the metrics' label for the messages of blocked peers.
+pub(super) const BLOCKED: &str = "blocked";
+
+/// What became of an envelope that a mediator has delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acceptance {
+    /// The envelope is stored.
+    Stored,
+    /// The envelope was stored before, or names a blocked peer as its sender and is dropped.
+    Known,
+    /// The envelope is not stored, for this reason. Later there may be room.
+    NoRoomYet(String),
+}
+
+/// Who has brought an envelope.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Its sender, or anyone else who can connect.
+    Peer,
+    /// A mediator of ours.
+    Mediator,
+    /// This agent.
+    Own,
+}
+
 impl Inbox {
-    /// Accepts an envelope. When this returns, the envelope is stored, and the sender need not send it again.
+    /// Accepts an envelope. When this returns, the envelope is stored, and the sender need not send it again. An envelope of a
+    /// blocked peer is dropped: no token, no disk and no network is used for it, and the peer gets the same answer.
     ///
     /// Once the message is opened, the returned channel yields the message's request for a return route. Without such a
     /// request the channel is closed.
@@ -35,55 +64,88 @@ impl Inbox {
     /// # Errors
     /// [`Refusal`] says why the envelope was refused. Nothing of the envelope is stored then.
     pub async fn accept(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
-        self.store_envelope(packed, true)
-            .await
-            .inspect_err(|refusal| self.parts.metrics.message_received(refusal.label()))
+        self.store_envelope(packed, Origin::Peer).await.map(|(_, requested)| requested)
     }
 
-    /// Accepts an envelope that was fetched. The sender of the envelope cannot be asked to send it again later, and a
-    /// refusal would block the envelopes behind it. So the sender's quota is checked when the message is opened.
+    /// Accepts an envelope that a mediator of ours has delivered. Its sender cannot be asked to send it again later, and a
+    /// refusal would block the envelopes behind it. So the sender's quota is checked when the message is opened. An
+    /// envelope whose sender's document is unavailable takes the room of such envelopes, and is not stored if there is no
+    /// room: the mediator keeps what is not acknowledged.
     ///
     /// # Errors
     /// The errors of [`Inbox::accept`].
-    pub async fn accept_fetched(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
-        self.store_envelope(packed, false)
-            .await
-            .inspect_err(|refusal| self.parts.metrics.message_received(refusal.label()))
+    pub async fn accept_delivered(&self, packed: Vec<u8>) -> Result<Acceptance, Refusal> {
+        self.store_envelope(packed, Origin::Mediator).await.map(|(acceptance, _)| acceptance)
+    }
+
+    /// Accepts an envelope from one of our DIDs to another.
+    ///
+    /// # Errors
+    /// The errors of [`Inbox::accept`].
+    pub async fn accept_own(&self, packed: Vec<u8>) -> Result<(), Refusal> {
+        self.store_envelope(packed, Origin::Own).await.map(drop)
     }
 
     async fn store_envelope(
         &self,
         packed: Vec<u8>,
-        check_quota: bool,
-    ) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
+        origin: Origin,
+    ) -> Result<(Acceptance, oneshot::Receiver<ReturnRouteRequest>), Refusal> {
+        self.try_store_envelope(packed, origin)
+            .await
+            .inspect_err(|refusal| self.parts.metrics.message_received(refusal.label()))
+    }
+
+    async fn try_store_envelope(
+        &self,
+        packed: Vec<u8>,
+        origin: Origin,
+    ) -> Result<(Acceptance, oneshot::Receiver<ReturnRouteRequest>), Refusal> {
         let Addresses { recipient, sender, digest } = self.check(&packed)?;
-        let named = sender.as_deref().filter(|_| check_quota).map(|did| (did, canonical_did(did)));
-        let attribution = match check_quota {
-            true => self.attribute(&recipient, named).await,
-            false => Attribution::Fetched,
+        let (return_route, requested) = oneshot::channel();
+        if sender.as_deref().is_some_and(|sender| self.parts.blocked.contains(sender)) {
+            self.parts.metrics.message_received(BLOCKED);
+            return Ok((Acceptance::Known, requested));
+        }
+        let canonical = sender.as_deref().map(canonical_did);
+        let named = sender.as_deref().zip(canonical.as_deref());
+        let attribution = match origin {
+            Origin::Peer => self.attribute(&recipient, named).await,
+            Origin::Mediator => match self.attribute(&recipient, named).await {
+                Attribution::Resolvable { .. } => Attribution::Fetched,
+                attribution => attribution,
+            },
+            Origin::Own => Attribution::Fetched,
         };
-        let sender = named.map(|(_, canonical)| canonical.to_owned());
+        let may_wait = origin == Origin::Mediator && attribution != Attribution::Fetched;
+        let sender = named.filter(|_| origin == Origin::Peer).map(|(_, canonical)| canonical.to_owned());
         let quota_checked = sender.is_some();
         let received = now();
         let envelope =
             NewEnvelope { packed: packed.clone(), digest, recipient: recipient.clone(), sender, received, attribution };
-        let (return_route, requested) = oneshot::channel();
-        match self.parts.store.inner().receive(envelope).await? {
-            ReceiveOutcome::Stored(id) => {
+        let acceptance = match self.parts.store.inner().receive(envelope).await {
+            Ok(ReceiveOutcome::Stored(id)) => {
                 self.parts.metrics.message_received("taken");
                 let envelope =
                     PendingEnvelope { id, packed, recipient, received, quota_checked, ..PendingEnvelope::default() };
                 if !self.enqueue(Job { envelope, return_route: Some(return_route) }) {
                     self.note_backlog();
                 }
+                Acceptance::Stored
             }
             // The peer repeats the envelope, probably because it did not get the first answer.
-            ReceiveOutcome::AlreadyPending(_) | ReceiveOutcome::AlreadyProcessed => {
+            Ok(ReceiveOutcome::AlreadyPending(_) | ReceiveOutcome::AlreadyProcessed) => {
                 self.parts.metrics.message_received("again");
                 tracing::debug!("envelope received again");
+                Acceptance::Known
             }
-        }
-        Ok(requested)
+            Err(StoreError::Full(reason)) if may_wait => {
+                self.parts.metrics.message_received("not-kept");
+                Acceptance::NoRoomYet(reason)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok((acceptance, requested))
     }
 
     /// Makes every check that needs no private key. Returns our DID among the recipients, and the sender's DID if the
@@ -98,6 +160,7 @@ impl Inbox {
         };
         let (mut wrong_curve, mut may_be_own) = (None, false);
         for kid in jwe.recipient_kids() {
+            self.parts.own_dids.look_for(kid);
             let Some((did, key)) = self.parts.own_dids.recipient(kid) else {
                 may_be_own |= did_of(kid).is_some_and(|did| self.parts.own_dids.may_be_own(did));
                 continue;
@@ -121,9 +184,10 @@ impl Inbox {
         let Some((sender, canonical)) = sender else { return Attribution::Resolvable { connection: None } };
         let connection = Connection::key(recipient, canonical);
         // Resolving such a DID would cost more than the lookups of the others.
-        let contains_its_document = canonical != sender
+        let contains_its_document = canonical.len() != sender.len()
             || ["did:key:", "did:peer:0", "did:peer:2"].iter().any(|method| sender.starts_with(method));
-        match contains_its_document || self.parts.resolver.resolve_offline(sender).await.is_some() {
+        let is_known = contains_its_document || self.parts.own_dids.find_did(sender).is_some();
+        match is_known || self.parts.resolver.resolve_offline(sender).await.is_some() {
             true => Attribution::Resolvable { connection: Some(connection) },
             false => Attribution::Unresolvable { connection },
         }

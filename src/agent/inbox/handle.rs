@@ -1,6 +1,6 @@
 //! Handles an opened message, and commits the message's effects together.
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
@@ -10,20 +10,21 @@ use crate::{
         canonical_did::canonical_did,
         clock::{MAX_CLOCK_SKEW, Millis, seconds_to_millis},
         protocol::{
-            Effect, HandleError, Problem, Received, Transaction, acks,
+            Effect, HandleError, Problem, Received, RecordType, Transaction, acks,
             connections::{Connection, created_by_stranger, find_connection, is_stranger, update_connection},
             issued_invitation::record_acceptance,
-            problem_limits,
+            problem_limits::{self, ClosedThread},
             text::{TOO_LONG_NAME, has_too_long_name},
         },
         rotation::{
             own::OwnRotation,
-            peer::{PeerRotation, apply_from_prior, is_from_former_did},
+            peer::{PeerRotation, apply_from_prior, reason_to_ignore},
         },
         store::types::{Change, Commit, CommitOutcome, HandledMessage, PendingEnvelope, Stranger},
     },
     did::did_of,
     didcomm::{Layer, Message, Provenance, Warning},
+    encoding::to_base64url,
 };
 
 /// How many times in a row a message is handled if its records change meanwhile. Then the message is postponed.
@@ -63,6 +64,9 @@ impl Inbox {
             Ok(received) => received,
             Err(reason) => return self.refuse(envelope, kind, reason).await,
         };
+        if self.is_from_blocked_peer(&received).await {
+            return self.drop_blocked(envelope, kind).await;
+        }
         let handled = match self.handled_message(&received) {
             Ok(handled) => handled,
             Err(reason) => return self.refuse(envelope, kind, reason).await,
@@ -81,6 +85,7 @@ impl Inbox {
                 Ok(effects) => effects,
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
             };
+            let ends_connection = received.provenance.from_prior.is_some() && ends_known_connection(&effects);
             let changes = match self.parts.store.changes(&received, effects, self.parts.options.reply_lifetime) {
                 Ok(changes) => self.limit_lifetimes(changes, is_stranger),
                 Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
@@ -94,6 +99,9 @@ impl Inbox {
             match self.parts.store.commit(commit).await {
                 Ok(CommitOutcome::Committed) => {
                     self.parts.metrics.message_handled(kind, result);
+                    if ends_connection {
+                        self.parts.known_peers.forget();
+                    }
                     if let Some(first_handling) = first_handling {
                         first_handling.finish(has_replies);
                     }
@@ -143,7 +151,7 @@ impl Inbox {
         // that it does not block another message of the same id.
         let id = match &received.sender {
             Some(_) => id,
-            None => format!("{id} {}", URL_SAFE_NO_PAD.encode(Sha256::digest(message.to_json()))),
+            None => format!("{id} {}", to_base64url(Sha256::digest(message.to_json()))),
         };
         Ok(HandledMessage {
             sender: received.sender.clone().unwrap_or_default(),
@@ -162,6 +170,7 @@ impl Inbox {
     async fn effects(&self, received: &Received, quota_checked: bool) -> Result<Handling, NotNow> {
         let text = |error: HandleError| NotNow::Failed(error.to_string());
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
+        read_common_records(received, &mut tx).await.map_err(text)?;
         let earlier = earlier_names(received, &mut tx, self.parts.options.max_age).await.map_err(text)?;
         let created_by_stranger = created_by_stranger(received, &mut tx).await.map_err(text)?;
         for (sender, recipient) in &earlier {
@@ -199,11 +208,8 @@ impl Inbox {
 
     /// Applies the rules for every message and the message's protocol, in the order that the rules require.
     async fn apply_protocols(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
-        if is_from_former_did(received, tx).await? {
-            tracing::info!(
-                id = received.message.id,
-                "message ignored: the sender has rotated from this DID or ended the relationship"
-            );
+        if let Some(reason) = reason_to_ignore(received, tx).await? {
+            tracing::info!(id = received.message.id, peer = received.sender, reason, "message ignored");
             return Ok(());
         }
         if problem_limits::is_thread_closed(received, tx).await? {
@@ -236,7 +242,7 @@ impl Inbox {
     }
 
     /// Determines the sender and the recipient of a message, once for all protocols.
-    fn received(
+    pub(super) fn received(
         &self,
         envelope: &PendingEnvelope,
         message: Message,
@@ -257,9 +263,27 @@ impl Inbox {
         let document = self.parts.own_dids.document(did);
         let recipient = document.map_or_else(|| did.to_owned(), |document| document.id().to_owned());
         let sender = message.from.as_deref().filter(|_| provenance.authenticated);
-        let sender = sender.map(|did| canonical_did(did).to_owned());
+        let sender = sender.map(|did| canonical_did(did).into_owned());
         Ok(Received { message, provenance, recipient, sender, time: envelope.received })
     }
+}
+
+/// Whether effects end the connection with a peer that is no stranger.
+fn ends_known_connection(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| match effect {
+        Effect::Put { kind, value, .. } if kind == Connection::KIND => {
+            Connection::deserialize(value).is_ok_and(|connection| connection.ended.is_some() && !connection.stranger)
+        }
+        _ => false,
+    })
+}
+
+/// Reads the records that every message of an authenticated sender needs, in one request.
+async fn read_common_records(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
+    let (Some(sender), Some(thread)) = (&received.sender, ClosedThread::key(received)) else { return Ok(()) };
+    let connection = Connection::key(&received.recipient, sender);
+    tx.read_ahead(&[(Connection::KIND, &connection), (PeerRotation::KIND, &connection), (ClosedThread::KIND, &thread)])
+        .await
 }
 
 /// Applies the headers that hold for a message of any protocol.
@@ -285,7 +309,7 @@ async fn earlier_names(
     let provenance = &received.provenance;
     let is_proved = !provenance.warnings.contains(&Warning::UnauthenticatedFromPrior);
     if let Some(prior) = provenance.from_prior.as_ref().filter(|prior| is_proved && prior.sub.is_some()) {
-        senders.push(canonical_did(&prior.iss).to_owned());
+        senders.push(canonical_did(&prior.iss).into_owned());
     }
     if let Some(previous) = connection.as_ref().and_then(|connection| connection.previous_dids.last()) {
         let rotation = tx.get::<PeerRotation>(&Connection::key(&received.recipient, previous)).await?;
@@ -303,4 +327,35 @@ async fn earlier_names(
     let pairs = senders.iter().flat_map(|sender| recipients.iter().map(move |to| (sender.clone(), to.clone())));
     // The first pair is that of the message.
     Ok(pairs.skip(1).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        agent::protocol::{
+            empty::EMPTY,
+            testing::{Harness, NOW, OWN_DID, anonymous},
+        },
+        didcomm::PriorDid,
+    };
+
+    /// A stranger that ends its connections again and again has the agent forget nothing of other peers.
+    #[tokio::test]
+    async fn the_end_of_a_strangers_connection_is_told_apart() {
+        let peer = "did:peer:0peer";
+        let (kid, iat) = (format!("{peer}#1"), Some(NOW / 1000));
+        for stranger in [false, true] {
+            let harness = Harness::default();
+            let connection = Connection { stranger, ..Connection::new(OWN_DID, peer, NOW) };
+            harness.set(&Connection::key(OWN_DID, peer), &connection);
+            let mut received = anonymous(EMPTY, json!({}));
+            received.provenance.from_prior = Some(PriorDid { iss: peer.to_owned(), sub: None, iat, kid: kid.clone() });
+            let mut tx = harness.begin(&received);
+            apply_from_prior(&received, &mut tx).await.unwrap();
+            assert_eq!(ends_known_connection(&tx.effects()), !stranger);
+        }
+    }
 }

@@ -6,18 +6,21 @@
 //! decided by its time of arrival, so no message is lost because it waited for a token.
 
 mod accept;
+mod blocked;
 pub(in crate::agent) mod failure;
 mod handle;
 mod open_route;
 mod options;
 mod quota;
 mod refusal;
+mod report_refused;
 mod return_route;
 mod sender_resolver;
 mod state;
 mod waiting;
 mod worker;
 
+pub use accept::Acceptance;
 pub use options::InboxOptions;
 pub use refusal::Refusal;
 pub(super) use return_route::ReturnRouteRequest;

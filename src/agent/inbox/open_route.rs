@@ -13,7 +13,9 @@ use super::{
     state::Inbox,
 };
 use crate::{
-    agent::{protocol::Received, return_routes::ReturnRoute, store::types::HandledMessage},
+    agent::{
+        canonical_did::canonical_did, protocol::Received, return_routes::ReturnRoute, store::types::HandledMessage,
+    },
     did::did_of,
     didcomm::Layer,
 };
@@ -55,14 +57,16 @@ impl Inbox {
         Some(handling)
     }
 
-    /// Whether only the sender and we can read the message: authcrypt to DIDs of ours alone. A signature alone does not
-    /// suffice, since whoever got the signed message can encrypt it to us.
+    /// Whether only the sender and we can read the message: authcrypt by the sender to DIDs of ours alone. A signature
+    /// does not suffice, since whoever got the signed message can encrypt it to us.
     fn is_between_sender_and_us(&self, received: &Received) -> bool {
         let layers = received.provenance.layers.iter().rev();
         let mut of_sender = layers.take_while(|layer| !matches!(layer, Layer::Forward { .. }));
-        let is_ours = |kid: &String| did_of(kid).is_some_and(|did| self.parts.own_dids.document(did).is_some());
+        let is_ours = |kid: &String| did_of(kid).is_some_and(|did| self.parts.own_dids.find_did(did).is_some());
+        let is_senders =
+            |skid: &str| did_of(skid).is_some_and(|did| received.sender.as_deref() == Some(&*canonical_did(did)));
         of_sender.any(|layer| match layer {
-            Layer::Authcrypt { recipients, .. } => recipients.iter().all(is_ours),
+            Layer::Authcrypt { skid, recipients, .. } => is_senders(skid) && recipients.iter().all(is_ours),
             _ => false,
         })
     }

@@ -49,6 +49,9 @@ pub struct InboxOptions {
     pub refused_time: Millis,
     /// Whether a message of a sender without a connection may prompt a person for a PIN or a touch. Default: no.
     pub prompt_strangers: bool,
+    /// Whether the application gets basic messages without an authenticated sender. Default: no. It gets messages that no
+    /// protocol handles in any case.
+    pub accept_anonymous: bool,
 }
 
 impl Default for InboxOptions {
@@ -69,6 +72,7 @@ impl Default for InboxOptions {
             refused_attempts: 8,
             refused_time: 10 * 60 * 1000,
             prompt_strangers: false,
+            accept_anonymous: false,
         }
     }
 }

@@ -90,5 +90,5 @@ fn is_momentary(kind: &str) -> bool {
 /// Whether the outermost envelope names the sender of the message, and not a mediator that carried it.
 fn names_sender(received: &Received) -> bool {
     let Some(Layer::Authcrypt { skid, .. }) = received.provenance.layers.first() else { return false };
-    did_of(skid).map(canonical_did) == received.sender.as_deref()
+    did_of(skid).is_some_and(|did| received.sender.as_deref() == Some(&*canonical_did(did)))
 }

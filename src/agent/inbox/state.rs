@@ -15,6 +15,8 @@ use super::{
 };
 use crate::{
     agent::{
+        blocked_peers::BlockedPeers,
+        known_peers::KnownPeers,
         metrics::Metrics,
         own_dids::OwnDids,
         protocol::{Features, Registry},
@@ -54,6 +56,8 @@ pub struct InboxParts {
     pub resolver: Arc<dyn Resolver>,
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,
+    pub blocked: Arc<BlockedPeers>,
+    pub known_peers: Arc<KnownPeers>,
     pub features: Features,
     pub options: InboxOptions,
 }

@@ -115,10 +115,15 @@ impl Inbox {
         }
     }
 
-    /// Removes an envelope for good. `result` is the label in the metric.
-    async fn give_up(&self, envelope: &PendingEnvelope, kind: &str, result: &'static str, reason: &str) {
+    /// Counts and logs a message that is refused.
+    pub(super) fn note_refused(&self, envelope: &PendingEnvelope, kind: &str, result: &'static str, reason: &str) {
         self.parts.metrics.message_handled(kind, result);
         tracing::warn!(envelope = envelope.id, reason, "message refused");
+    }
+
+    /// Removes an envelope for good. `result` is the label in the metric.
+    async fn give_up(&self, envelope: &PendingEnvelope, kind: &str, result: &'static str, reason: &str) {
+        self.note_refused(envelope, kind, result, reason);
         let commit = Commit { envelope: Some(envelope.id), ..Commit::default() };
         if let Err(error) = self.parts.store.commit(commit).await {
             tracing::warn!(envelope = envelope.id, %error, "envelope not removed");

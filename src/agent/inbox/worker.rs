@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -139,7 +139,11 @@ impl Inbox {
         let memory = OpeningMemory::acquire(&self.opening, self.estimated_kib(envelope.packed.len())).await;
         let identities = self.parts.own_dids.identities();
         let opened_layers = Arc::<AtomicU32>::default();
-        let options = UnpackOptions { opened_layers: Some(opened_layers.clone()), ..self.unpack_options().await };
+        let options = UnpackOptions {
+            opened_layers: Some(opened_layers.clone()),
+            arrived: Some(UNIX_EPOCH + Duration::from_millis(envelope.received.unsigned_abs())),
+            ..self.unpack_options().await
+        };
         let text = match std::str::from_utf8(&envelope.packed) {
             Ok(text) => text,
             Err(_) => return self.refuse(&envelope, UNOPENED, "the envelope is not UTF-8").await,
@@ -153,12 +157,12 @@ impl Inbox {
             was_limited: AtomicBool::new(false),
             is_known: AtomicBool::new(false),
         };
-        match Message::unpack(text, &resolver, &identities, &options).await {
+        match Message::unpack_or_refuse(text, &resolver, &identities, &options).await {
             Ok((message, provenance)) => {
                 self.doubts.forget(envelope.id);
                 self.handle(&envelope, message, provenance, return_route).await;
             }
-            Err(error) => {
+            Err((error, refused)) => {
                 let worked = opened_layers.load(Ordering::Relaxed) > 0;
                 let is_known = resolver.is_known.load(Ordering::Relaxed);
                 match resolver.was_limited.load(Ordering::Relaxed) {
@@ -167,7 +171,12 @@ impl Inbox {
                         self.postpone_after_work(&envelope, &error.to_string()).await;
                     }
                     true => self.postpone(&envelope, UNOPENED, &error.to_string()).await,
-                    false => self.conclude_failure(&envelope, &error, worked, is_known).await,
+                    false => match refused.filter(|_| classify(&error) == UnpackFailure::Permanent) {
+                        Some(refused) => {
+                            self.refuse_opened(&envelope, *refused, &error.to_string(), return_route).await;
+                        }
+                        None => self.conclude_failure(&envelope, &error, worked, is_known).await,
+                    },
                 }
             }
         }
@@ -219,8 +228,9 @@ impl Inbox {
             return options;
         }
         let keys = self.parts.store.inner().known_connections(MAX_KNOWN).await.unwrap_or_default();
-        let peers = keys.iter().filter_map(|key| Connection::peer_did_of_key(key)).map(str::to_owned);
-        options.prompt_for = Some(peers.collect());
+        let peers = keys.iter().filter_map(|key| Connection::peer_did_of_key(key));
+        let peers = peers.filter(|peer| !self.parts.blocked.contains(peer));
+        options.prompt_for = Some(peers.map(str::to_owned).collect());
         options
     }
 }

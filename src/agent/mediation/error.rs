@@ -1,7 +1,7 @@
 //! Why a mediator cannot be used.
 
 use crate::{
-    agent::{outbox::PackError, store::StoreError},
+    agent::{error::AgentError, outbox::PackError, store::StoreError},
     net::NetError,
 };
 
@@ -25,7 +25,7 @@ pub enum MediationError {
     #[error("the mediator cannot be used: {0}")]
     Unusable(String),
     /// The mediator sends more bytes at once than the agent reads. The field is the limit in bytes.
-    #[error("the mediator sends more than {0} bytes at once")]
+    #[error("the mediator sends more than {0} bytes at once (max_delivery_bytes of [mediation])")]
     TooLarge(usize),
     /// No token is ready that can encrypt or decrypt messages of the mediator.
     #[error("no token is ready to encrypt or decrypt messages of the mediator: {0}")]
@@ -35,10 +35,22 @@ pub enum MediationError {
     Store(#[from] StoreError),
 }
 
+impl From<AgentError> for MediationError {
+    fn from(error: AgentError) -> Self {
+        match error {
+            AgentError::Store(error) => Self::Store(error),
+            error => Self::InvalidRequest(error.to_string()),
+        }
+    }
+}
+
 impl From<NetError> for MediationError {
     fn from(error: NetError) -> Self {
         match error {
             NetError::TooLarge { limit, .. } => Self::TooLarge(limit),
+            error @ NetError::WebSocketRefused { status: 401 | 403 | 407, .. } => Self::Denied(format!(
+                "{error}. It may want a login of its own before it reads a message, which this agent does not have"
+            )),
             error if error.is_retryable() => Self::Unreachable(error.to_string()),
             error => Self::Unusable(error.to_string()),
         }

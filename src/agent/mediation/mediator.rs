@@ -1,5 +1,7 @@
 //! The record of a mediator, and the mediator's current state.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::versions::{CoordinationVersion, PickupVersion};
@@ -32,7 +34,7 @@ impl RecordType for Mediator {
 
 impl Mediator {
     /// The key of a mediator's record.
-    pub fn key(did: &str) -> &str {
+    pub fn key(did: &str) -> Cow<'_, str> {
         canonical_did(did)
     }
 }
@@ -60,6 +62,8 @@ pub struct MediatorStatus {
     pub mediator: Mediator,
     /// The state of the conversation with the mediator.
     pub state: MediatorState,
+    /// What the mediator lacks or what stays with it, while the agent uses it.
+    pub problem: Option<String>,
     /// Our DIDs that name the mediator in a service, and that it is not registered for yet.
     pub unregistered: Vec<String>,
 }

@@ -5,16 +5,24 @@
 //! arrive, otherwise by polling. It acknowledges a message to the mediator once the message is in the store. A message
 //! that is delivered twice is recognized by its digest.
 //!
+//! Mediators differ from the specifications, and from each other. `docs/protocols.md` lists what is known of them; the
+//! mediator of the tests can behave like each.
+//!
 //! The conversation with a mediator has no state that must outlive the process. The conversation therefore bypasses the
 //! inbox and the outbox, and an unanswered request is made again.
 
 mod channel;
 mod conversation;
+mod delivered;
+mod deliveries;
 mod error;
 mod exchange;
 mod mediator;
 mod options;
 mod parts;
+mod plan;
+mod request;
+mod rotation;
 mod service;
 mod session;
 mod versions;

@@ -1,24 +1,32 @@
 //! A session with a mediator: requests are answered on the same channel, and a delivered message is stored before it is
 //! acknowledged.
+//!
+//! An answer should name its request in `thid`, and a problem report in `pthid`. Several mediators name nothing, or
+//! themselves. Over HTTP the response to a request is its answer all the same. On a WebSocket a message without such a
+//! name is taken for the answer if none with the name follows soon.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 use hyper::body::Bytes;
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
+    channel::Transport,
+    delivered::Delivered,
     error::MediationError,
-    exchange::Exchange,
+    exchange::{Exchange, Frame},
+    options::MediationOptions,
     parts::MediationParts,
     versions::{CoordinationVersion, PickupVersion, belongs_to, routing_dids},
 };
 use crate::{
-    agent::{
-        inbox::Refusal,
-        protocol::{
-            discover_features::{DISCLOSE, QUERIES},
-            report_message::PROBLEM_REPORT,
-        },
+    agent::protocol::{
+        discover_features::{DISCLOSE, QUERIES},
+        report_message::PROBLEM_REPORT,
     },
     didcomm::Message,
 };
@@ -27,23 +35,39 @@ use crate::{
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit for the answer to a discover-features query. Not every mediator answers such a query.
 const DISCLOSURE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The number of messages after which one call of [`Session::fetch_all`] stops; the next call fetches the rest. Without
-/// this limit a malicious mediator could keep the call going for ever.
-const MAX_FETCHED: usize = 10_000;
+/// The time limit for the answer to a request in a version that the mediator has not disclosed.
+const UNDISCLOSED_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer that names its request may come after one that names none, on a WebSocket.
+const NAMED_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most DIDs in one keylist update. A mediator limits the size of a message.
+const MAX_UPDATES: usize = 100;
+/// How many acknowledgements are remembered, so that their answers are not taken for those of requests.
+const MAX_ACKNOWLEDGEMENTS: usize = 100;
+/// The most frames in a row that the mediator may send without a request and that bring nothing new, between two
+/// fetches. Each costs the token an operation.
+const MAX_IDLE_FRAMES: usize = 500;
 /// The most characters of a problem report in an error.
 const MAX_PROBLEM_CHARS: usize = 200;
 
 /// An open channel to a mediator, and the protocol versions that are used on it.
 pub(super) struct Session<'a> {
-    exchange: Exchange<'a>,
+    pub(super) exchange: Exchange<'a>,
     /// The versions that the mediator speaks, as far as they are known.
     pub coordination: CoordinationVersion,
     pub pickup: PickupVersion,
     /// Whether the mediator has announced more messages.
     pub has_more: bool,
+    /// What the mediator has delivered in this session.
+    pub(super) delivered: Delivered,
+    /// The ids of the last acknowledgements.
+    pub(super) acknowledgements: VecDeque<String>,
+    /// Whether the mediator's answers do not name their requests.
+    answers_unnamed: bool,
+    /// How many frames in a row have brought nothing new.
+    idle_frames: usize,
 }
 
-/// The messages that may answer a request. An answer names the request in its `thid` or `pthid`, or has no `thid`.
+/// The messages that may answer a request.
 enum Expected<'a> {
     /// One of these messages of this protocol.
     OneOf(&'a str, &'a [&'a str]),
@@ -52,21 +76,36 @@ enum Expected<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Opens a session over a WebSocket, if `websocket` is set and the mediator has one, otherwise over HTTP.
+    /// Opens a session.
     pub async fn open(
         parts: &'a MediationParts,
         mediator_did: &str,
         own_did: &str,
-        websocket: bool,
+        transport: Transport,
         (coordination, pickup): (CoordinationVersion, PickupVersion),
+        options: &MediationOptions,
     ) -> Result<Self, MediationError> {
-        let exchange = Exchange::open(parts, mediator_did, own_did, websocket).await?;
-        Ok(Self { exchange, coordination, pickup, has_more: false })
+        let exchange = Exchange::open(parts, mediator_did, own_did, transport, options.max_delivery_bytes).await?;
+        Ok(Self {
+            exchange,
+            coordination,
+            pickup,
+            has_more: false,
+            delivered: Delivered::default(),
+            acknowledgements: VecDeque::new(),
+            answers_unnamed: false,
+            idle_frames: 0,
+        })
     }
 
     /// Whether the mediator may send messages without a request.
     pub fn is_websocket(&self) -> bool {
         self.exchange.is_websocket()
+    }
+
+    /// The DID from which the mediator writes. It may be another than the one that the session was opened with.
+    pub fn mediator_did(&self) -> &str {
+        &self.exchange.mediator_did
     }
 
     /// Closes the channel to the mediator.
@@ -77,7 +116,9 @@ impl<'a> Session<'a> {
     /// Asks for the versions that the mediator speaks (discover-features), and uses the newest that it discloses.
     /// Returns whether it discloses coordinate-mediation, or `None` if it does not answer.
     pub async fn discover_versions(&mut self) -> Result<Option<bool>, MediationError> {
-        let families = ["coordinate-mediation/*", "messagepickup/*", "message-pickup/*"];
+        // Some mediators read the pattern as a regular expression, so it must have the same meaning as one.
+        let families =
+            ["coordinate-mediation/3.*", "coordinate-mediation/2.*", "messagepickup/3.*", "message-pickup/4.*"];
         let queries = families
             .map(|family| json!({ "feature-type": "protocol", "match": format!("https://didcomm.org/{family}") }));
         let expected = Expected::Type(DISCLOSE);
@@ -89,7 +130,10 @@ impl<'a> Session<'a> {
         };
         let disclosures = answer.body.get("disclosures").and_then(Value::as_array);
         let ids: Vec<&str> = disclosures.into_iter().flatten().filter_map(|it| it["id"].as_str()).collect();
-        let speaks = |piuri: &str| ids.iter().any(|id| id.trim_end_matches('/') == piuri);
+        // Some disclose the types of messages.
+        let speaks = |piuri: &str| {
+            ids.iter().filter_map(|id| id.strip_prefix(piuri)).any(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         let newest = [CoordinationVersion::V3, CoordinationVersion::V2].into_iter().find(|it| speaks(it.piuri()));
         self.coordination = newest.unwrap_or(self.coordination);
         let pickup = [PickupVersion::V4, PickupVersion::V3].into_iter().find(|it| speaks(it.piuri()));
@@ -97,20 +141,38 @@ impl<'a> Session<'a> {
         Ok(Some(newest.is_some()))
     }
 
-    /// Requests mediation. Returns the routing DIDs.
-    pub async fn request_mediation(&mut self) -> Result<Vec<String>, MediationError> {
+    /// Requests mediation. Returns the routing DIDs, or `None` if the mediator denies. `is_disclosed` says whether the
+    /// mediator has disclosed the version.
+    pub async fn request_mediation(&mut self, is_disclosed: bool) -> Result<Option<Vec<String>>, MediationError> {
         let piuri = self.coordination.piuri();
         let expected = Expected::OneOf(piuri, &["mediate-grant", "mediate-deny"]);
-        let answer = self.ask(&format!("{piuri}/mediate-request"), json!({}), &expected, ANSWER_TIMEOUT).await?;
-        match name(&answer) {
-            "mediate-grant" => Ok(routing_dids(&answer)),
-            "mediate-deny" => Err(MediationError::Denied("it answers with mediate-deny".to_owned())),
-            other => Err(MediationError::Unusable(format!("it answers mediate-request with {other}"))),
-        }
+        let limit = if is_disclosed { ANSWER_TIMEOUT } else { UNDISCLOSED_TIMEOUT };
+        let answer = self.ask(&format!("{piuri}/mediate-request"), json!({}), &expected, limit).await?;
+        Ok(Some(routing_dids(&answer)).filter(|_| name(&answer) == "mediate-grant"))
     }
 
-    /// Registers the DIDs in `add`, and unregisters those in `remove`. Returns the DIDs that the mediator registered.
-    pub async fn update_keylist(&mut self, add: &[String], remove: &[String]) -> Result<Vec<String>, MediationError> {
+    /// Registers the DIDs in `add`, and unregisters those in `remove`. Returns the DIDs that the mediator registered, and
+    /// why it did not register the first of the others.
+    pub async fn update_keylist(
+        &mut self,
+        add: &[String],
+        remove: &[String],
+    ) -> Result<(Vec<String>, Option<String>), MediationError> {
+        let (mut registered, mut problem) = (Vec::new(), None);
+        let parts = add.chunks(MAX_UPDATES).map(|add| (add, &remove[..0]));
+        for (add, remove) in parts.chain(remove.chunks(MAX_UPDATES).map(|remove| (&add[..0], remove))) {
+            let (some, reason) = self.update_part(add, remove).await?;
+            registered.extend(some);
+            problem = problem.or(reason);
+        }
+        Ok((registered, problem))
+    }
+
+    async fn update_part(
+        &mut self,
+        add: &[String],
+        remove: &[String],
+    ) -> Result<(Vec<String>, Option<String>), MediationError> {
         let (piuri, update) = (self.coordination.piuri(), self.coordination.update_name());
         let response = format!("{update}-response");
         let expected = Expected::OneOf(piuri, &[&response]);
@@ -118,7 +180,7 @@ impl<'a> Session<'a> {
         let answer = self.ask(&format!("{piuri}/{update}"), body, &expected, ANSWER_TIMEOUT).await?;
         let updated = answer.body.get("updated").and_then(Value::as_array);
         let mut requested: HashSet<&String> = add.iter().collect();
-        let mut registered = Vec::new();
+        let (mut registered, mut problem) = (Vec::new(), None);
         for entry in updated.into_iter().flatten().filter(|entry| entry["action"] != "remove") {
             let did = entry["recipient_did"].as_str().unwrap_or_default().to_owned();
             match entry["result"].as_str() {
@@ -126,10 +188,11 @@ impl<'a> Session<'a> {
                 result => {
                     let mediator = &self.exchange.mediator_did;
                     tracing::warn!(did, result, mediator, "DID not registered by mediator");
+                    problem.get_or_insert_with(|| one_line(result.unwrap_or("no result")));
                 }
             }
         }
-        Ok(registered)
+        Ok((registered, problem))
     }
 
     /// Asks the mediator to deliver messages as they arrive. Returns whether it will.
@@ -139,8 +202,9 @@ impl<'a> Session<'a> {
         let change = format!("{piuri}/live-delivery-change");
         match self.ask(&change, json!({ "live_delivery": true }), &expected, ANSWER_TIMEOUT).await {
             Ok(status) => {
+                let is_live = status.body.get("live_delivery") != Some(&Value::Bool(false));
                 self.handle(status).await?;
-                Ok(true)
+                Ok(is_live)
             }
             // The reason is "e.m.live-mode-not-supported", or another problem code.
             Err(MediationError::Denied(reason)) => {
@@ -148,28 +212,6 @@ impl<'a> Session<'a> {
                 Ok(false)
             }
             Err(error) => Err(error),
-        }
-    }
-
-    /// Fetches the messages that wait at the mediator, up to `max_delivery` in one delivery, and about [`MAX_FETCHED`]
-    /// in all.
-    pub async fn fetch_all(&mut self, max_delivery: usize) -> Result<(), MediationError> {
-        let piuri = self.pickup.piuri();
-        let request = format!("{piuri}/delivery-request");
-        let mut acknowledged = HashSet::new();
-        loop {
-            self.has_more = false;
-            let expected = Expected::OneOf(piuri, &["delivery", "status"]);
-            let body = self.pickup.delivery_request_body(max_delivery);
-            let answer = self.ask(&request, body, &expected, ANSWER_TIMEOUT).await?;
-            let before = acknowledged.len();
-            if name(&answer) == "delivery" {
-                acknowledged.extend(self.accept_delivery(&answer).await?);
-            }
-            // Stop if all messages of a delivery are acknowledged already: the mediator would repeat it for ever.
-            if acknowledged.len() == before || acknowledged.len() > MAX_FETCHED {
-                return Ok(());
-            }
         }
     }
 
@@ -181,60 +223,64 @@ impl<'a> Session<'a> {
     }
 
     /// Handles a frame that the mediator has sent without a request.
+    ///
+    /// # Errors
+    /// Also if the mediator sends many frames that bring nothing new.
     pub async fn handle_frame(&mut self, frame: Bytes) -> Result<(), MediationError> {
-        match self.exchange.unpack_or_forward(frame, self.protocols()).await? {
-            Some(message) => self.handle(message).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn handle(&mut self, message: Message) -> Result<(), MediationError> {
-        match name(&message) {
-            "delivery" => drop(self.accept_delivery(&message).await?),
-            // This is the answer to an acknowledgement, and usually reports an empty queue.
-            "status" => self.has_more |= message.body.get("message_count").and_then(Value::as_u64).unwrap_or(0) > 0,
-            other => tracing::debug!(name = other, mediator = self.exchange.mediator_did, "mediator message ignored"),
+        let is_new = match self.exchange.unpack_or_forward(frame, self.protocols(), false).await? {
+            Frame::Message(message) => self.handle(*message).await?,
+            Frame::Passed { is_new } => is_new,
+        };
+        self.idle_frames = if is_new { 0 } else { self.idle_frames + 1 };
+        if self.idle_frames > MAX_IDLE_FRAMES {
+            let reason = format!("it has sent {MAX_IDLE_FRAMES} messages in a row that bring nothing new");
+            return Err(MediationError::Unusable(reason));
         }
         Ok(())
     }
 
-    /// Stores the delivered messages and acknowledges them, so that the mediator may delete them. Returns the ids of
-    /// the acknowledged messages.
-    async fn accept_delivery(&mut self, delivery: &Message) -> Result<Vec<String>, MediationError> {
-        let mediator = &self.exchange.mediator_did;
-        let mut acknowledged = Vec::new();
-        let mut outcome = Ok(());
-        for attachment in delivery.attachments.iter().flatten() {
-            let Some(id) = &attachment.id else {
-                tracing::warn!(mediator, "delivered message without an id ignored");
-                continue;
-            };
-            let packed = match (attachment.data.bytes(), &attachment.data.json) {
-                (Some(Ok(bytes)), _) => bytes,
-                (_, Some(json)) => json.to_string().into_bytes(),
-                _ => Vec::new(),
-            };
-            match self.exchange.parts.inbox.accept_fetched(packed).await {
-                Ok(_) => acknowledged.push(id.clone()),
-                Err(Refusal::Store(error)) => {
-                    outcome = Err(error.into());
-                    break;
-                }
-                // The mediator delivers the message again. By then it may be known whether the DID is ours.
-                Err(Refusal::NotForUs { may_be_own: true }) => {}
-                // Without an acknowledgement the message would be delivered again and again, and block later messages.
-                Err(refusal) => {
-                    tracing::warn!(reason = %refusal, mediator, "message not accepted");
-                    acknowledged.push(id.clone());
-                }
-            }
+    /// Begins to count the frames that bring nothing new.
+    pub(super) fn reset_idle_frames(&mut self) {
+        self.idle_frames = 0;
+    }
+
+    /// Handles a message that answers no request. Returns whether it has brought a message that was not delivered before.
+    async fn handle(&mut self, message: Message) -> Result<bool, MediationError> {
+        match name(&message) {
+            "delivery" => return Ok(self.accept_delivery(&message).await?.fresh > 0),
+            // This is the answer to an acknowledgement, and usually reports an empty queue.
+            "status" => self.has_more |= message_count(&message) > 0,
+            other => tracing::debug!(name = other, mediator = self.exchange.mediator_did, "mediator message ignored"),
         }
-        if !acknowledged.is_empty() {
-            let received = format!("{}/messages-received", self.pickup.piuri());
-            let message = self.exchange.message(&received, json!({ "message_id_list": acknowledged }));
-            self.exchange.send(&message).await?;
+        Ok(false)
+    }
+
+    /// Asks for messages: at most `count`. Returns a `delivery`, or a `status` if there is none.
+    pub(super) async fn request_delivery(&mut self, count: usize) -> Result<Message, MediationError> {
+        let piuri = self.pickup.piuri();
+        let expected = Expected::OneOf(piuri, &["delivery", "status"]);
+        let body = self.pickup.delivery_request_body(count);
+        self.ask(&format!("{piuri}/delivery-request"), body, &expected, ANSWER_TIMEOUT).await
+    }
+
+    /// Lets the mediator delete these messages.
+    pub(super) async fn acknowledge(&mut self, ids: &[String]) -> Result<(), MediationError> {
+        let received = format!("{}/messages-received", self.pickup.piuri());
+        let message = self.exchange.message(&received, json!({ "message_id_list": ids }));
+        self.acknowledgements.truncate(MAX_ACKNOWLEDGEMENTS - 1);
+        self.acknowledgements.push_front(message.id.clone());
+        self.exchange.send(&message).await
+    }
+
+    /// Handles the responses to acknowledgements, which over HTTP are here already. A delivery among them comes again with
+    /// the next request.
+    pub(super) async fn handle_responses(&mut self) -> Result<(), MediationError> {
+        while !self.is_websocket()
+            && let Some(message) = self.next_message(Instant::now() + ANSWER_TIMEOUT).await?
+        {
+            self.has_more |= name(&message) == "status" && message_count(&message) > 0;
         }
-        outcome.map(|()| acknowledged)
+        Ok(())
     }
 
     /// Sends a request, and waits up to `limit` for the answer. Messages that arrive before the answer are handled.
@@ -245,34 +291,69 @@ impl<'a> Session<'a> {
         expected: &Expected<'_>,
         limit: Duration,
     ) -> Result<Message, MediationError> {
-        let request = self.exchange.message(kind, body);
-        let answered = async {
-            self.exchange.send(&request).await?;
-            loop {
-                let Some(message) = self.next_message().await? else {
-                    return Err(MediationError::Unreachable(format!("it does not answer {kind}")));
-                };
-                let names_request = [&message.thid, &message.pthid].into_iter().flatten().any(|id| *id == request.id);
-                if names_request && message.type_ == PROBLEM_REPORT {
-                    return Err(MediationError::Denied(problem_text(&message)));
-                }
-                if expected.matches(&message) && (names_request || message.thid.is_none()) {
-                    return Ok(message);
-                }
-                self.handle(message).await?;
-            }
+        let mut until = Instant::now() + limit;
+        let silent = |refused: Option<String>| {
+            let refused = refused.map(|reason| format!("; what it has sent is not accepted: {reason}"));
+            let reason = format!("it does not answer {kind} within {} s", limit.as_secs());
+            MediationError::Unreachable(format!("{reason}{}", refused.unwrap_or_default()))
         };
-        let timed_out =
-            |_| MediationError::Unreachable(format!("it does not answer {kind} within {} s", limit.as_secs()));
-        tokio::time::timeout(limit, answered).await.map_err(timed_out)?
+        let request = self.exchange.message(kind, body);
+        self.exchange.take_refused();
+        timeout_at(until, self.exchange.send(&request)).await.map_err(|_| silent(None))??;
+        // An answer that does not name the request.
+        let mut unnamed: Option<Message> = None;
+        loop {
+            let next = self.next_message(until).await?;
+            let Some(message) = next else {
+                self.answers_unnamed |= unnamed.is_some();
+                let refused = self.exchange.take_refused();
+                return unnamed.ok_or_else(|| silent(refused)).and_then(answer);
+            };
+            match self.relation(&message, &request.id, expected) {
+                Relation::Answer => {
+                    if let Some(earlier) = unnamed {
+                        self.handle(earlier).await?;
+                    }
+                    return answer(message);
+                }
+                Relation::Unnamed if self.answers_unnamed || !self.is_websocket() => return answer(message),
+                Relation::Unnamed if unnamed.is_none() => {
+                    unnamed = Some(message);
+                    until = until.min(Instant::now() + NAMED_ANSWER_TIMEOUT);
+                }
+                Relation::Unnamed | Relation::None => {
+                    self.handle(message).await?;
+                }
+            }
+        }
+    }
+
+    /// How a message is related to a request.
+    fn relation(&self, message: &Message, request: &str, expected: &Expected<'_>) -> Relation {
+        if !expected.matches(message) && !is_problem_report(message) {
+            return Relation::None;
+        }
+        let names = |id: &str| [&message.thid, &message.pthid].into_iter().flatten().any(|it| it == id);
+        if names(request) {
+            return Relation::Answer;
+        }
+        if self.acknowledgements.iter().any(|id| names(id)) {
+            return Relation::None;
+        }
+        Relation::Unnamed
     }
 
     /// Returns the mediator's next message in the mediation protocols. Other messages go to the inbox. `None` once no
-    /// message is left.
-    async fn next_message(&mut self) -> Result<Option<Message>, MediationError> {
-        while let Some(frame) = self.exchange.receive().await? {
-            if let Some(message) = self.exchange.unpack_or_forward(frame, self.protocols()).await? {
-                return Ok(Some(message));
+    /// message is left, or if none has come by `until`. Only the wait for a frame ends then: a frame that was received is
+    /// handled, since the mediator may have forgotten it.
+    async fn next_message(&mut self, until: Instant) -> Result<Option<Message>, MediationError> {
+        // A mediator that sends without a pause would keep the timeout from being looked at.
+        while Instant::now() < until
+            && let Ok(frame) = timeout_at(until, self.exchange.receive()).await
+            && let Some(frame) = frame?
+        {
+            if let Frame::Message(message) = self.exchange.unpack_or_forward(frame, self.protocols(), true).await? {
+                return Ok(Some(*message));
             }
         }
         Ok(None)
@@ -281,6 +362,15 @@ impl<'a> Session<'a> {
     fn protocols(&self) -> [&'static str; 2] {
         [self.coordination.piuri(), self.pickup.piuri()]
     }
+}
+
+/// How a message is related to a request.
+enum Relation {
+    /// It answers the request, and says so.
+    Answer,
+    /// It may answer the request: it has the right type, and does not name another request.
+    Unnamed,
+    None,
 }
 
 impl Expected<'_> {
@@ -292,13 +382,36 @@ impl Expected<'_> {
     }
 }
 
-fn name(message: &Message) -> &str {
+/// A problem report answers a request with a refusal.
+fn answer(message: Message) -> Result<Message, MediationError> {
+    match is_problem_report(&message) {
+        true => Err(MediationError::Denied(problem_text(&message))),
+        false => Ok(message),
+    }
+}
+
+/// Whether a message is a problem report, in report-problem or in the protocol that the problem is about: message-pickup 4.0
+/// has such a type.
+fn is_problem_report(message: &Message) -> bool {
+    message.type_ == PROBLEM_REPORT || name(message) == "problem-report"
+}
+
+/// The name of a message's type, without its protocol.
+pub(super) fn name(message: &Message) -> &str {
     message.message_type().map_or("", |kind| kind.message)
+}
+
+/// How many messages wait, by a `status`.
+pub(super) fn message_count(status: &Message) -> u64 {
+    status.body.get("message_count").and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// The code and the comment of a problem report, in one line.
 fn problem_text(report: &Message) -> String {
     let text = |name: &str| report.body.get(name).and_then(Value::as_str).unwrap_or_default();
-    let line = format!("{} {}", text("code"), text("comment"));
-    line.chars().filter(|letter| !letter.is_control()).take(MAX_PROBLEM_CHARS).collect()
+    one_line(&format!("{} {}", text("code"), text("comment")))
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(MAX_PROBLEM_CHARS).collect::<String>().trim_end().to_owned()
 }

@@ -84,9 +84,8 @@ impl Outbox {
         match unsent {
             Unsent::Abandoned => Attempt::Deferred,
             Unsent::NotPacked(PackError::TokenUnavailable(reason)) => {
-                tracing::info!(id = entry.message, reason, "message waits for a token");
                 self.parts.metrics.send_attempted(&entry.kind, "token-away");
-                Attempt::TokenAway(TOKEN_PAUSE)
+                Attempt::TokenAway(TOKEN_PAUSE, reason)
             }
             Unsent::NotPacked(PackError::Failed(error)) if error.is_retryable && error.fault == SendFault::Own => {
                 // Only this message: its tries count, not those of the peer.
@@ -97,15 +96,15 @@ impl Outbox {
             Unsent::Paused(paused) => {
                 let pause = paused.pause.max(backoff(failures));
                 if entry.problem.is_none() {
-                    self.record_later(entry, begun, pause, paused.problem, shutdown).await;
+                    self.record_later(entry, begun, pause, paused.problem.clone(), shutdown).await;
                 }
-                Attempt::PeerUnavailable(pause)
+                Attempt::PeerUnavailable(pause, paused.problem)
             }
             Unsent::NotPacked(PackError::Failed(error)) | Unsent::Failed(error) if error.is_retryable => {
                 let shortest = error.retry_after.unwrap_or_default().min(options.longest_pause);
                 let pause = backoff(failures).max(shortest);
-                self.record_later(entry, begun, pause, error.reason, shutdown).await;
-                Attempt::PeerUnavailable(pause)
+                self.record_later(entry, begun, pause, error.reason.clone(), shutdown).await;
+                Attempt::PeerUnavailable(pause, error.reason)
             }
             Unsent::NotPacked(PackError::Failed(error)) | Unsent::Failed(error) => {
                 tracing::warn!(id = entry.message, reason = error.reason, "message not sent, and given up");
@@ -162,8 +161,8 @@ impl Outbox {
     async fn accept_own(&self, prepared: &Prepared) -> Result<bool, Unsent> {
         let _permit = self.origins.enter_any(Audience::Known).await;
         let packed = self.pack(prepared).await.map_err(Unsent::NotPacked)?;
-        match self.parts.inbox.accept_fetched(packed.into_bytes()).await {
-            Ok(_) => Ok(true),
+        match self.parts.inbox.accept_own(packed.into_bytes()).await {
+            Ok(()) => Ok(true),
             Err(error) => {
                 tracing::info!(%error, "message to ourselves not accepted");
                 Ok(false)
@@ -303,7 +302,7 @@ impl Outbox {
         };
         self.parts.metrics.send_attempted(&entry.kind, result);
         let mut pause = FIRST_WRITE_PAUSE;
-        while let Err(error) = self.parts.store.inner().record_send_outcome(&entry.id, outcome.clone()).await {
+        while let Err(error) = self.store_outcome(entry, outcome.clone()).await {
             tracing::warn!(%error, "send outcome not recorded");
             if !error.is_retryable() {
                 return;

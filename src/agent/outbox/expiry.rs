@@ -6,7 +6,6 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::state::Outbox;
-use crate::agent::clock::now;
 
 /// The interval at which the agent looks for expired messages. It does not depend on the time of the next expiry,
 /// because the system clock may be set.
@@ -19,7 +18,7 @@ impl Outbox {
     pub async fn expire(self: Arc<Self>, shutdown: CancellationToken) {
         let mut is_failing = false;
         loop {
-            match self.parts.store.inner().expire_outgoing(now(), BATCH).await {
+            match self.store_expired(BATCH).await {
                 Ok(expired) => {
                     is_failing = false;
                     for message in &expired {

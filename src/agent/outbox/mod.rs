@@ -10,6 +10,7 @@
 //! a rate of their own (`reply_rate.rs`). Messages expire whether or not they are tried (`expiry.rs`).
 
 mod attempt;
+mod events;
 mod expiry;
 mod gate;
 mod http_transport;
@@ -22,10 +23,12 @@ mod peer_task;
 mod reply_rate;
 mod state;
 mod transport;
+mod waits;
 mod wakeups;
 
 pub use options::OutboxOptions;
 pub(super) use pack::PackError;
 pub(super) use state::{Outbox, OutboxParts};
 pub use transport::{SendError, SendFault, SendLimits, Transport, Transports};
+pub use waits::{Wait, WaitReason};
 pub(super) use wakeups::PeerWakeups;

@@ -1,6 +1,6 @@
 //! Packs a message for its peer.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::Map;
 
@@ -13,13 +13,13 @@ use crate::{
     agent::{
         canonical_did::canonical_did,
         clock::{Millis, now},
+        error::AgentError,
         outgoing_message::OutgoingMessage,
-        protocol::connections::Connection,
-        rotation::current::{current_own_did, current_peer_did},
+        rotation::current::{CurrentConnection, current_connection},
         store::{error::StoreError, types::OutboxEntry},
     },
     crypto::ContentEncryption,
-    did::{Document, Relationship, Resolver, Service, did_of, is_mutable},
+    did::{Document, Relationship, Resolver, Service, did_of, is_mutable, is_same_did},
     didcomm::{Error, Identities, Message, Route, Routes, check_recipient, wrap_in_forward},
     jose::JoseError,
     keys::PublicKey,
@@ -68,7 +68,8 @@ impl Outbox {
     /// Prepares an outbox entry. No token is used.
     ///
     /// # Errors
-    /// [`PackError::TokenUnavailable`] if no key of our DID is ready, or the store is sealed.
+    /// [`PackError::TokenUnavailable`] if no key of our DID is ready, or the store is sealed. A permanent failure if the peer is
+    /// blocked since the message was put into the outbox.
     pub(super) async fn prepare(&self, entry: &OutboxEntry) -> Result<Prepared, PackError> {
         let outgoing = match self.parts.store.outgoing_message(entry) {
             Ok(outgoing) => outgoing,
@@ -76,9 +77,14 @@ impl Outbox {
             Err(error) => return Err(permanent(error.to_string())),
         };
         let prepared = self.prepare_message(outgoing, &entry.peer, entry.created, entry.to_stranger).await?;
+        // A custodian may still tell a blocked peer that the connection has ended.
+        let tells_end = prepared.from.is_none() && prepared.message.from_prior.is_some();
+        if self.parts.blocked.contains(&prepared.to) && !tells_end {
+            return Err(permanent(AgentError::Blocked(prepared.to).to_string()));
+        }
         // No peer is troubled with a message that cannot be packed.
         if let Some(from) = &prepared.from
-            && self.parts.own_dids.document(from).is_some()
+            && self.parts.own_dids.find_did(from).is_some()
             && !has_ready_key(&self.parts.own_dids.identities(), from)
         {
             return Err(PackError::TokenUnavailable(format!("no token with a key of {from} is ready")));
@@ -95,39 +101,32 @@ impl Outbox {
     ) -> Result<Prepared, PackError> {
         let OutgoingMessage { mut message, sign, protect_sender, .. } = outgoing;
         let from = match message.from.take() {
-            Some(from) => {
-                let from = self.parts.own_dids.document(&from).map_or(from, |document| document.id().to_owned());
-                Some(current_own_did(&self.parts.store, &from).await.map_err(store_failed)?)
-            }
+            Some(from) => Some(self.apply_connection(&from, peer, &mut message).await?),
             None => None,
         };
         message.from.clone_from(&from);
-        if let Some(from) = &from {
-            self.apply_connection(from, peer, &mut message).await?;
-        }
         let to = message.to.as_ref().and_then(|to| to.first()).cloned().unwrap_or_else(|| peer.to_owned());
         Ok(Prepared { message, from, to, sign, protect_sender, created, to_stranger })
     }
 
-    /// Applies the connection with the peer to a message: the peer's current DID, and the proof of our own rotation.
+    /// Applies the connection with the peer to a message: the peer's current DID, and the proof of our own rotation. Returns
+    /// our current DID.
     ///
     /// # Errors
     /// A permanent failure if the relationship has ended.
-    async fn apply_connection(&self, from: &str, peer: &str, message: &mut Message) -> Result<(), PackError> {
-        let store = &self.parts.store;
-        let current = current_peer_did(store, from, peer).await.map_err(store_failed)?;
-        if canonical_did(&current) != peer {
-            message.to = Some(vec![current.clone()]);
+    async fn apply_connection(&self, from: &str, peer: &str, message: &mut Message) -> Result<String, PackError> {
+        let own = self.parts.own_dids.find_did(from);
+        let current = current_connection(&self.parts.store, own.as_deref().unwrap_or(from), peer).await;
+        let CurrentConnection { own_did, peer_did, connection } = current.map_err(store_failed)?;
+        if canonical_did(&peer_did) != peer {
+            message.to = Some(vec![peer_did]);
         }
-        let connection = store.get::<Connection>(&Connection::key(from, &current)).await.map_err(store_failed)?;
-        let Some((connection, _)) = connection else { return Ok(()) };
-        if connection.ended.is_some() {
-            return Err(permanent(format!("the relationship of {from} with the peer has ended")));
-        }
+        let Some(connection) = connection else { return Ok(own_did) };
+        connection.check_open().map_err(|error| permanent(error.to_string()))?;
         if message.from_prior.is_none() {
             message.from_prior = connection.from_prior;
         }
-        Ok(())
+        Ok(own_did)
     }
 
     /// Whether a message is for one of our own DIDs.
@@ -182,7 +181,16 @@ impl Outbox {
 
     async fn try_pack(&self, prepared: &Prepared) -> Result<String, Error> {
         let Prepared { message, from, to, sign, protect_sender, .. } = prepared;
-        let mut pack = message.encrypt_to(to).forward(false).protect_sender(*protect_sender);
+        let document = self.document(prepared).await?;
+        let (message, to) = match did_of(to).filter(|did| !is_same_did(document.id(), did)) {
+            None => (Cow::Borrowed(message), Cow::Borrowed(to)),
+            // The peer has a portable did:webvh that has moved, and knows its newest name as its own.
+            Some(former) => {
+                let moved = Message { to: Some(vec![document.id().to_owned()]), ..message.clone() };
+                (Cow::Owned(moved), Cow::Owned(format!("{}{}", document.id(), &to[former.len()..])))
+            }
+        };
+        let mut pack = message.encrypt_to(&to).forward(false).protect_sender(*protect_sender);
         if let Some(from) = from {
             pack = pack.from(from);
             if *sign {
@@ -217,7 +225,7 @@ impl Outbox {
 
     fn pack_error(&self, error: &Error, prepared: &Prepared) -> PackError {
         let reason = error.to_string();
-        let is_own = prepared.from.as_ref().is_some_and(|from| self.parts.own_dids.document(from).is_some());
+        let is_own = prepared.from.as_ref().is_some_and(|from| self.parts.own_dids.find_did(from).is_some());
         match error {
             // Only this message cannot be packed now: the token serves others.
             Error::Envelope(JoseError::Secrets(SecretsError::Token { error: TokenError::Refused(_), .. })) => {

@@ -3,32 +3,45 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::join_all};
-use tokio::{sync::Notify, task::JoinSet, time::Instant};
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::state::Outbox;
+use super::{
+    state::Outbox,
+    waits::{Pause, Waits},
+    wakeups::TaskSignals,
+};
+use crate::agent::{
+    clock::{Millis, now},
+    store::{
+        StoreError,
+        types::{OutboxEntry, SendState},
+    },
+};
 
 /// The result of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Attempt {
     /// The message was sent, or will never be sent.
     Concluded,
     /// The message was not tried: the store is unavailable, or the agent shuts down.
     Deferred,
-    /// No token can pack messages from the message's sender. They wait for this long or until a key changes, and
-    /// messages from other senders do not.
-    TokenAway(Duration),
+    /// No token can pack messages from the message's sender, for this reason. They wait for this long or until a key
+    /// changes, and messages from other senders do not.
+    TokenAway(Duration, String),
     /// This message waits for this long, and no other.
     Postponed(Duration),
     /// The peer is unreachable, or asks us to wait. The next attempt is after this pause.
-    PeerUnavailable(Duration),
+    PeerUnavailable(Duration, String),
 }
 
 /// The messages of a peer that are left out for a while.
 #[derive(Default)]
 struct LeftOut {
-    /// The senders whose token is away, and until when they are left out.
-    senders: Vec<(String, Instant)>,
+    /// The last pause of the peer, until it gets messages again.
+    peer: Option<Pause>,
+    /// The senders whose token is away, until when they are left out, and the same as it is shown.
+    senders: Vec<(String, Instant, Pause)>,
     /// The messages that are postponed, and until when.
     postponed: Vec<(String, Instant)>,
     /// The messages that failed since the peer is unreachable. They are left out until the others were tried.
@@ -65,8 +78,8 @@ impl Outbox {
             }
         }
         loop {
-            for (peer, wakeup) in self.parts.wakeups.take_new() {
-                tasks.spawn(self.clone().keep_serving(peer, wakeup, shutdown.clone()));
+            for (peer, signals) in self.parts.wakeups.take_new() {
+                tasks.spawn(self.clone().keep_serving(peer, signals, shutdown.clone()));
             }
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -79,9 +92,9 @@ impl Outbox {
 
     /// Serves a peer until no message waits for it. A task that panics begins again, since otherwise nothing would be sent
     /// to the peer until a restart.
-    async fn keep_serving(self: Arc<Self>, peer: String, wakeup: Arc<Notify>, shutdown: CancellationToken) {
+    async fn keep_serving(self: Arc<Self>, peer: String, signals: Arc<TaskSignals>, shutdown: CancellationToken) {
         loop {
-            let serving = self.serve_peer(&peer, &wakeup, &shutdown);
+            let serving = self.serve_peer(&peer, &signals, &shutdown);
             if AssertUnwindSafe(serving).catch_unwind().await.is_ok() {
                 return;
             }
@@ -93,19 +106,21 @@ impl Outbox {
         }
     }
 
-    async fn serve_peer(&self, peer: &str, wakeup: &Notify, shutdown: &CancellationToken) {
+    async fn serve_peer(&self, peer: &str, signals: &TaskSignals, shutdown: &CancellationToken) {
         // How many times in a row the peer was unreachable.
         let mut failures: u32 = 0;
         let mut left_out = LeftOut::default();
+        // Why messages wait for a token, as it was logged: once, and not for each message and each attempt.
+        let mut logged_wait = None;
         while !shutdown.is_cancelled() {
             left_out.forget_due();
+            signals.show(left_out.waits());
             let limit = if failures == 0 { self.parts.options.concurrent_per_peer } else { 1 };
-            let (senders, messages) = (left_out.senders(), left_out.messages());
-            let batch = match self.parts.store.inner().outbox_entries(peer, &senders, &messages, limit).await {
+            let batch = match self.next_batch(peer, &left_out, limit, signals).await {
                 Ok(batch) => batch,
                 Err(error) => {
                     tracing::warn!(%error, "outbox not read");
-                    self.pause(STORE_PAUSE, peer, &mut left_out, wakeup, shutdown).await;
+                    self.pause(STORE_PAUSE, peer, &mut left_out, signals, shutdown).await;
                     continue;
                 }
             };
@@ -116,43 +131,88 @@ impl Outbox {
             if batch.is_empty() {
                 match left_out.next_due() {
                     None => return self.end_task(peer).await,
-                    Some(due) => self.wait_until(due, &mut left_out, wakeup, shutdown).await,
+                    Some(due) => self.wait_until(due, &mut left_out, signals, shutdown).await,
                 }
                 continue;
             }
             let attempts = join_all(batch.iter().map(|entry| self.attempt(entry, failures + 1, shutdown))).await;
-            let (mut any_concluded, mut is_deferred, mut unavailable) = (false, false, None);
+            let (mut any_concluded, mut is_deferred) = (false, false);
+            let mut unavailable: Option<(Duration, String)> = None;
             for (entry, attempt) in batch.into_iter().zip(attempts) {
                 match attempt {
-                    Attempt::Concluded => any_concluded = true,
+                    Attempt::Concluded => (any_concluded, logged_wait) = (true, None),
                     Attempt::Deferred => is_deferred = true,
-                    Attempt::TokenAway(pause) => left_out.sender(entry.sender, pause),
+                    Attempt::TokenAway(pause, problem) => {
+                        if logged_wait.as_ref() != Some(&problem) {
+                            tracing::info!(id = entry.message, reason = problem, "message waits for a token");
+                            logged_wait = Some(problem.clone());
+                        }
+                        left_out.sender(entry.sender, pause, problem);
+                    }
                     Attempt::Postponed(pause) => left_out.postpone(entry.id, pause),
-                    Attempt::PeerUnavailable(pause) => {
-                        unavailable = unavailable.max(Some(pause));
+                    Attempt::PeerUnavailable(pause, problem) => {
+                        if unavailable.as_ref().is_none_or(|(longest, _)| pause > *longest) {
+                            unavailable = Some((pause, problem));
+                        }
                         left_out.failed.push(entry.id);
                     }
                 }
             }
             match unavailable {
-                Some(pause) => {
+                Some((pause, problem)) => {
                     failures = failures.saturating_add(1);
                     if left_out.failed.len() > MAX_LEFT_OUT {
                         left_out.failed.clear();
                     }
-                    self.pause(pause, peer, &mut left_out, wakeup, shutdown).await;
+                    left_out.peer = Some(Pause::new(pause, problem));
+                    self.pause(pause, peer, &mut left_out, signals, shutdown).await;
                 }
-                None if is_deferred => self.pause(STORE_PAUSE, peer, &mut left_out, wakeup, shutdown).await,
+                None if is_deferred => {
+                    self.pause(STORE_PAUSE, peer, &mut left_out, signals, shutdown).await;
+                }
                 None if any_concluded => {
                     failures = 0;
+                    left_out.peer = None;
                     left_out.failed.clear();
                 }
                 // Messages are tried early.
                 None if left_out.postponed.len() >= MAX_LEFT_OUT => {
-                    self.pause(STORE_PAUSE, peer, &mut left_out, wakeup, shutdown).await;
+                    self.pause(STORE_PAUSE, peer, &mut left_out, signals, shutdown).await;
                 }
                 None => {}
             }
+        }
+    }
+
+    /// Returns the messages to try next: those that are requested, else the oldest that are not left out.
+    async fn next_batch(
+        &self,
+        peer: &str,
+        left_out: &LeftOut,
+        limit: usize,
+        signals: &TaskSignals,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
+        let store = self.parts.store.inner();
+        let mut requested = Vec::new();
+        for id in signals.take_requests(self.parts.options.concurrent_per_peer) {
+            let entry = store.outbox_entry(&id).await?;
+            requested.extend(entry.filter(|entry| entry.state == SendState::Waiting && entry.peer == peer));
+        }
+        for entry in &requested {
+            self.allow_attempt(entry).await;
+        }
+        match requested.is_empty() {
+            true => store.outbox_entries(peer, &left_out.senders(), &left_out.messages(), limit).await,
+            false => Ok(requested),
+        }
+    }
+
+    /// Ends the pauses of the servers of a message's peer.
+    async fn allow_attempt(&self, entry: &OutboxEntry) {
+        let Ok(prepared) = self.prepare(entry).await else { return };
+        let Ok(routes) = self.routes(&prepared).await else { return };
+        for route in &routes.usable {
+            self.origins.allow_attempt(&route.service.service_endpoint);
         }
     }
 
@@ -165,22 +225,24 @@ impl Outbox {
         }
     }
 
-    /// Waits until the pause is over. A wakeup announces a new message or a new return route; only a return route ends
-    /// the pause. It may take one message only: then the oldest goes first, although it failed before.
+    /// Waits until the pause is over. A wakeup announces a new message, a new return route or a request to try a message;
+    /// a new message does not end the pause. A return route may take one message only: then the oldest goes first, although
+    /// it failed before.
     async fn pause(
         &self,
         pause: Duration,
         peer: &str,
         left_out: &mut LeftOut,
-        wakeup: &Notify,
+        signals: &TaskSignals,
         shutdown: &CancellationToken,
     ) {
         let until = Instant::now() + pause;
-        loop {
+        signals.show(left_out.waits());
+        while !signals.has_requests() {
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
                 () = shutdown.cancelled() => return,
-                () = wakeup.notified() => if self.parts.routes.has_any_route(peer) {
+                () = signals.wakeup.notified() => if self.parts.routes.has_any_route(peer) {
                     return left_out.failed.clear();
                 },
             }
@@ -189,21 +251,27 @@ impl Outbox {
 
     /// Waits until a message that is left out is due, or there is a new message. A change of the keys ends the wait for
     /// tokens.
-    async fn wait_until(&self, due: Instant, left_out: &mut LeftOut, wakeup: &Notify, shutdown: &CancellationToken) {
+    async fn wait_until(
+        &self,
+        due: Instant,
+        left_out: &mut LeftOut,
+        signals: &TaskSignals,
+        shutdown: &CancellationToken,
+    ) {
         let mut keys = self.parts.own_dids.secrets().keys();
         tokio::select! {
             () = tokio::time::sleep_until(due) => {}
             () = shutdown.cancelled() => {}
-            () = wakeup.notified() => {}
+            () = signals.wakeup.notified() => {}
             Ok(()) = keys.changed(), if !left_out.senders.is_empty() => left_out.senders.clear(),
         }
     }
 }
 
 impl LeftOut {
-    fn sender(&mut self, sender: String, pause: Duration) {
-        self.senders.retain(|(other, _)| *other != sender);
-        self.senders.push((sender, Instant::now() + pause));
+    fn sender(&mut self, sender: String, pause: Duration, problem: String) {
+        self.senders.retain(|(other, ..)| *other != sender);
+        self.senders.push((sender, Instant::now() + pause, Pause::new(pause, problem)));
     }
 
     fn postpone(&mut self, message: String, pause: Duration) {
@@ -216,19 +284,36 @@ impl LeftOut {
 
     fn forget_due(&mut self) {
         let now = Instant::now();
-        self.senders.retain(|(_, until)| *until > now);
+        self.senders.retain(|(_, until, _)| *until > now);
         self.postponed.retain(|(_, until)| *until > now);
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.senders.iter().chain(&self.postponed).map(|(_, until)| *until).min()
+        let postponed = self.postponed.iter().map(|(_, until)| *until);
+        self.senders.iter().map(|(_, until, _)| *until).chain(postponed).min()
+    }
+
+    /// What the messages wait for.
+    fn waits(&self) -> Waits {
+        Waits {
+            peer: self.peer.clone(),
+            senders: self.senders.iter().map(|(sender, _, pause)| (sender.clone(), pause.clone())).collect(),
+            postponed: self.postponed.iter().map(|(message, _)| message.clone()).collect(),
+        }
     }
 
     fn senders(&self) -> Vec<String> {
-        self.senders.iter().map(|(sender, _)| sender.clone()).collect()
+        self.senders.iter().map(|(sender, ..)| sender.clone()).collect()
     }
 
     fn messages(&self) -> Vec<String> {
         self.failed.iter().chain(self.postponed.iter().map(|(message, _)| message)).cloned().collect()
+    }
+}
+
+impl Pause {
+    /// A pause that begins now.
+    fn new(pause: Duration, problem: String) -> Self {
+        Self { until: now().saturating_add(Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX)), problem }
     }
 }

@@ -5,11 +5,23 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::{
-    options::OutboxOptions, origins::Origins, reply_rate::ReplyRate, transport::Transports, wakeups::PeerWakeups,
+    options::OutboxOptions,
+    origins::Origins,
+    reply_rate::ReplyRate,
+    transport::Transports,
+    waits::{Wait, wait},
+    wakeups::PeerWakeups,
 };
 use crate::{
     agent::{
-        inbox::Inbox, metrics::Metrics, own_dids::OwnDids, return_routes::ReturnRoutes, sealed_store::SealedStore,
+        blocked_peers::BlockedPeers,
+        clock::now,
+        inbox::Inbox,
+        metrics::Metrics,
+        own_dids::OwnDids,
+        return_routes::ReturnRoutes,
+        sealed_store::SealedStore,
+        store::types::{OutboxEntry, SendState},
     },
     did::Resolver,
 };
@@ -33,6 +45,7 @@ pub struct OutboxParts {
     pub routes: Arc<ReturnRoutes>,
     pub transports: Transports,
     pub metrics: Arc<Metrics>,
+    pub blocked: Arc<BlockedPeers>,
     pub wakeups: Arc<PeerWakeups>,
     /// Accepts the messages that peers return in response to a sent message.
     pub inbox: Arc<Inbox>,
@@ -51,6 +64,27 @@ impl Outbox {
     /// Tries the waiting messages for a peer now, because a return route to the peer was opened.
     pub fn retry_now(&self, peer: &str) {
         self.parts.wakeups.wake_task(peer);
+    }
+
+    /// Tries a message now, whatever pause its peer or the peer's server has.
+    pub fn try_now(&self, entry: &OutboxEntry) {
+        self.parts.wakeups.request(&entry.peer, &entry.id);
+    }
+
+    /// What a message waits for. `None` if it does not wait.
+    pub fn wait_of(&self, entry: &OutboxEntry) -> Option<Wait> {
+        if entry.state != SendState::Waiting {
+            return None;
+        }
+        match self.parts.wakeups.waits(&entry.peer) {
+            None if !self.parts.store.is_unlocked() => Some(Wait::for_first_token()),
+            waits => Some(wait(entry, &waits.unwrap_or_default(), now())),
+        }
+    }
+
+    /// Whether a transport can send to this URI.
+    pub fn has_transport(&self, uri: &str) -> bool {
+        self.parts.transports.for_uri(uri).is_some()
     }
 
     /// How many servers of peers get no messages for a while, because they failed.

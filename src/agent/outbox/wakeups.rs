@@ -1,4 +1,4 @@
-//! The peers that have a task in the outbox, and the wakeups of these tasks.
+//! The peers that have a task in the outbox, the wakeups of these tasks, and what each task waits for.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -7,18 +7,33 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::waits::Waits;
 use crate::agent::store::types::Change;
+
+/// How many messages of one peer may be asked for at once. The others are tried with them, once the peer can be reached.
+const MAX_REQUESTED: usize = 100;
 
 /// Wakes the tasks of the outbox when a commit adds messages. Any part of the agent may commit, so this type does not
 /// depend on the rest of the outbox.
 #[derive(Default)]
 pub struct PeerWakeups {
-    /// The peers with a task, and the notifier that wakes each task.
-    tasks: Mutex<HashMap<String, Arc<Notify>>>,
+    /// The peers with a task.
+    tasks: Mutex<HashMap<String, Arc<TaskSignals>>>,
     /// The peers that need a task.
     new: Mutex<Vec<String>>,
     /// Signals that there are new peers.
     added: Notify,
+}
+
+/// What a peer's task and the rest of the agent tell each other.
+#[derive(Default)]
+pub(super) struct TaskSignals {
+    /// Wakes the task.
+    pub wakeup: Notify,
+    /// The messages that are to be tried now.
+    requested: Mutex<Vec<String>>,
+    /// What the messages of the peer wait for.
+    waits: Mutex<Waits>,
 }
 
 impl PeerWakeups {
@@ -42,7 +57,23 @@ impl PeerWakeups {
     /// Wakes a peer's task, if it has a task. Returns whether it has.
     pub fn wake_task(&self, peer: &str) -> bool {
         let tasks = self.tasks();
-        tasks.get(peer).inspect(|wakeup| wakeup.notify_one()).is_some()
+        tasks.get(peer).inspect(|task| task.wakeup.notify_one()).is_some()
+    }
+
+    /// Asks a peer's task to try a message now.
+    pub(super) fn request(&self, peer: &str, message: &str) {
+        let task = self.tasks().get(peer).cloned();
+        match task {
+            Some(task) => task.request(message),
+            // A new task tries all messages.
+            None => self.wake(peer),
+        }
+    }
+
+    /// What the messages of a peer wait for. `None` if the peer has no task.
+    pub(super) fn waits(&self, peer: &str) -> Option<Waits> {
+        let task = self.tasks().get(peer).cloned()?;
+        Some(task.waits.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// Whether a peer has a task, that is whether messages wait for the peer.
@@ -50,18 +81,18 @@ impl PeerWakeups {
         self.tasks().contains_key(peer)
     }
 
-    /// Takes the peers that need a task, each with the notifier that wakes the new task. If a peer has a task by now,
-    /// that task is woken instead.
-    pub(super) fn take_new(&self) -> Vec<(String, Arc<Notify>)> {
+    /// Takes the peers that need a task, each with the signals of the new task. If a peer has a task by now, that task is
+    /// woken instead.
+    pub(super) fn take_new(&self) -> Vec<(String, Arc<TaskSignals>)> {
         let new = std::mem::take(&mut *self.new.lock().unwrap_or_else(PoisonError::into_inner));
         let mut started = Vec::new();
         for peer in new {
             match self.tasks().entry(peer.clone()) {
-                Entry::Occupied(entry) => entry.get().notify_one(),
+                Entry::Occupied(entry) => entry.get().wakeup.notify_one(),
                 Entry::Vacant(entry) => {
-                    let wakeup = Arc::new(Notify::new());
-                    entry.insert(wakeup.clone());
-                    started.push((peer, wakeup));
+                    let signals = Arc::<TaskSignals>::default();
+                    entry.insert(signals.clone());
+                    started.push((peer, signals));
                 }
             }
         }
@@ -78,7 +109,39 @@ impl PeerWakeups {
         self.tasks().remove(peer);
     }
 
-    fn tasks(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+    fn tasks(&self) -> MutexGuard<'_, HashMap<String, Arc<TaskSignals>>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TaskSignals {
+    fn request(&self, message: &str) {
+        let mut requested = self.requested();
+        if requested.len() < MAX_REQUESTED && !requested.iter().any(|other| other == message) {
+            requested.push(message.to_owned());
+        }
+        drop(requested);
+        self.wakeup.notify_one();
+    }
+
+    /// Whether messages are to be tried now.
+    pub fn has_requests(&self) -> bool {
+        !self.requested().is_empty()
+    }
+
+    /// Takes at most `limit` of the messages that are to be tried now, those first that were asked for first.
+    pub fn take_requests(&self, limit: usize) -> Vec<String> {
+        let mut requested = self.requested();
+        let count = requested.len().min(limit.max(1));
+        requested.drain(..count).collect()
+    }
+
+    /// Shows what the messages of the peer wait for.
+    pub fn show(&self, waits: Waits) {
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = waits;
+    }
+
+    fn requested(&self) -> MutexGuard<'_, Vec<String>> {
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

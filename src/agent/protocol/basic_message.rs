@@ -15,8 +15,11 @@ use crate::didcomm::{Message, MessageBuilder};
 pub const MESSAGE: &str = "https://didcomm.org/basicmessage/2.0/message";
 
 /// Hands basic messages to the application.
-#[derive(Debug, Clone, Copy)]
-pub struct BasicMessage;
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BasicMessage {
+    /// Whether messages without an authenticated sender are handed over too, without a sender.
+    pub accepts_anonymous: bool,
+}
 
 #[async_trait]
 impl Protocol for BasicMessage {
@@ -26,6 +29,10 @@ impl Protocol for BasicMessage {
 
     fn roles(&self) -> &[&str] {
         &["sender", "receiver"]
+    }
+
+    fn accepts_anonymous(&self) -> bool {
+        self.accepts_anonymous
     }
 
     async fn handle(&self, received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
@@ -67,7 +74,7 @@ mod tests {
         let json: Value = serde_json::from_str(&eels.message.to_json()).unwrap();
         assert_eq!(json["body"], json!({"content": "Your hovercraft is full of eels."}));
         assert_eq!((&json["lang"], &json["created_time"]), (&json!("en"), &json!(1_547_577_721)));
-        let outcome = harness.handle(&BasicMessage, &eels).await.unwrap();
+        let outcome = harness.handle(&BasicMessage::default(), &eels).await.unwrap();
         assert!(outcome.delivered && outcome.sent.is_empty());
     }
 
@@ -76,11 +83,11 @@ mod tests {
         let harness = Harness::default();
         for body in [json!({}), json!({"content": 1}), json!({"content": null})] {
             let received = from_with(ALICE, MESSAGE, body, |message| message.created_time(1));
-            assert_eq!(harness.problem(&BasicMessage, &received).await, "e.m.msg.no-content");
+            assert_eq!(harness.problem(&BasicMessage::default(), &received).await, "e.m.msg.no-content");
         }
         let received = from(ALICE, MESSAGE, json!({"content": ""}));
-        assert_eq!(harness.problem(&BasicMessage, &received).await, "e.m.msg.no-created-time");
+        assert_eq!(harness.problem(&BasicMessage::default(), &received).await, "e.m.msg.no-created-time");
         let received = from(ALICE, "https://didcomm.org/basicmessage/2.0/receipt", json!({}));
-        assert_eq!(harness.problem(&BasicMessage, &received).await, "e.m.msg.unknown-type");
+        assert_eq!(harness.problem(&BasicMessage::default(), &received).await, "e.m.msg.unknown-type");
     }
 }

@@ -1,6 +1,7 @@
 //! Connections (DIDComm v2.1 "Connections"): the relationships of our DIDs with peers.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::{
     peer_document::{self, PeerDocument},
@@ -10,8 +11,12 @@ use super::{
     text::truncate_to,
     transaction::Transaction,
 };
-use crate::agent::{canonical_did::canonical_did, clock::Millis, store::types::CONNECTION_KIND};
+use crate::agent::{
+    canonical_did::canonical_did, clock::Millis, error::AgentError, event::EventKind, store::types::CONNECTION_KIND,
+};
 
+/// How many earlier DIDs of a peer are remembered.
+pub(in crate::agent) const MAX_PREVIOUS: usize = 16;
 /// How many languages of a peer are remembered.
 const MAX_LANGS: usize = 16;
 /// The longest language tag that is remembered, in bytes (RFC 5646 section 4.4.1).
@@ -44,12 +49,25 @@ pub struct Connection {
     /// Since when the peer is not a stranger, in milliseconds since 1970. `None` in connections of older releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_since: Option<Millis>,
+    /// Whether our side has begun the connection, and the peer has not written yet. False in connections of older releases.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unanswered: bool,
     /// Whether the long form of the peer's did:peer:4 is kept ([`PeerDocument`]).
     #[serde(default, skip_serializing_if = "is_false")]
     pub long_form_kept: bool,
     /// When the relationship ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Millis>,
+    /// Who ended the relationship. `None` in records of older releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<EndedBy>,
+    /// Whether the peer was told that we have ended the relationship. Its agent then ignores our DID, also after we have
+    /// resumed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub peer_told: bool,
+    /// When the relationship was resumed. An older proof of its end does not end it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Millis>,
     /// The peer's earlier DIDs, oldest first.
     #[serde(rename = "previous", default, skip_serializing_if = "Vec::is_empty")]
     pub previous_dids: Vec<String>,
@@ -59,6 +77,16 @@ pub struct Connection {
     /// The proof of our own DID rotation: a JWT that goes with each message until the peer has written to the new DID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_prior: Option<String>,
+}
+
+/// Who ended a relationship.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndedBy {
+    /// Our side.
+    Us,
+    /// The peer.
+    Peer,
 }
 
 impl RecordType for Connection {
@@ -71,27 +99,76 @@ impl Connection {
     pub fn new(own_did: &str, peer_did: &str, since: Millis) -> Self {
         Self {
             own_did: own_did.to_owned(),
-            peer_did: canonical_did(peer_did).to_owned(),
+            peer_did: canonical_did(peer_did).into_owned(),
             since,
             invitation: None,
             label: None,
             accept_lang: None,
             stranger: false,
             known_since: Some(since),
+            unanswered: false,
             long_form_kept: false,
             ended: None,
+            ended_by: None,
+            peer_told: false,
+            resumed: None,
             previous_dids: Vec::new(),
             previous_own_did: None,
             from_prior: None,
         }
     }
 
-    /// Makes the peer known, at `time`.
-    pub(in crate::agent) fn become_known(&mut self, time: Millis) {
-        if self.stranger {
+    /// Makes a connection that our side begins.
+    pub(in crate::agent) fn begun_by_us(own_did: &str, peer_did: &str, since: Millis) -> Self {
+        Self { unanswered: true, ..Self::new(own_did, peer_did, since) }
+    }
+
+    /// The data of the event that the connection is made.
+    pub(in crate::agent) fn made_data(&self) -> Value {
+        json!({ "ours": self.own_did, "theirs": self.peer_did, "invitation": self.invitation })
+    }
+
+    /// The connection as an application sees it: without the proof of our own rotation, and what only the agent needs.
+    pub(in crate::agent) fn without_proofs(self) -> Self {
+        Self { from_prior: None, long_form_kept: false, known_since: None, unanswered: false, ..self }
+    }
+
+    /// Checks that the relationship has not ended.
+    ///
+    /// # Errors
+    /// [`AgentError::ConnectionEnded`].
+    pub(in crate::agent) fn check_open(&self) -> Result<(), AgentError> {
+        match self.ended {
+            None => Ok(()),
+            Some(_) => Err(AgentError::ConnectionEnded {
+                own_did: self.own_did.clone(),
+                peer: self.peer_did.clone(),
+                by_peer: self.ended_by == Some(EndedBy::Peer),
+                peer_told: self.peer_told,
+            }),
+        }
+    }
+
+    /// Makes the peer known, at `time`. Returns whether the connection is made by that: the peer was a stranger, which has
+    /// written.
+    pub(in crate::agent) fn become_known(&mut self, time: Millis) -> bool {
+        let was_stranger = self.stranger;
+        if was_stranger {
             self.stranger = false;
             self.known_since = Some(time);
         }
+        was_stranger
+    }
+
+    /// Moves the connection from one DID of the peer to another. Returns the keys of the rotations that are no longer followed,
+    /// because the peer has rotated often since: each of them leaves a record.
+    pub(in crate::agent) fn rotate_peer(&mut self, old: &str, new: &str) -> Vec<String> {
+        self.peer_did = canonical_did(new).into_owned();
+        self.previous_dids.push(canonical_did(old).into_owned());
+        // The new DID has another document.
+        self.long_form_kept = false;
+        let surplus = self.previous_dids.len().saturating_sub(MAX_PREVIOUS);
+        self.previous_dids.drain(..surplus).map(|did| Self::key(&self.own_did, &did)).collect()
     }
 
     /// Returns the key of a connection's record.
@@ -155,6 +232,10 @@ pub async fn update_connection(received: &Received, tx: &mut Transaction<'_>) ->
     // "The from_prior attribute MUST be included in messages sent until the party rotating receives a message sent to
     // the new DID": this is such a message.
     new.from_prior = None;
+    if new.unanswered {
+        new.unanswered = false;
+        tx.event(EventKind::ConnectionMade, new.made_data());
+    }
     if old.as_ref() != Some(&new) {
         new.put(tx);
     }
@@ -195,7 +276,7 @@ mod tests {
     use crate::{
         agent::protocol::{
             empty::EMPTY,
-            testing::{ALICE, Harness, NOW, OWN_DID, Outcome, anonymous, from, from_with},
+            testing::{ALICE, BOB, Harness, NOW, OWN_DID, Outcome, anonymous, from, from_with},
         },
         did::{
             Document, Relationship,
@@ -222,6 +303,23 @@ mod tests {
         assert_eq!(connection_with(&harness, ALICE), Some(stranger));
         assert!(receive(&harness, &from(ALICE, EMPTY, json!({}))).await.written.is_empty());
         assert!(receive(&harness, &anonymous(EMPTY, json!({}))).await.written.is_empty());
+    }
+
+    /// A connection that our side begins is made by the peer's first message. That of a stranger is made by our side.
+    #[tokio::test]
+    async fn a_connection_is_made_once() {
+        let harness = Harness::default();
+        harness.set(&Connection::key(OWN_DID, ALICE), &Connection::begun_by_us(OWN_DID, ALICE, 7));
+        let made = json!({ "ours": OWN_DID, "theirs": ALICE, "invitation": null });
+        let hello = from(ALICE, EMPTY, json!({}));
+        assert_eq!(receive(&harness, &hello).await.events, [(EventKind::ConnectionMade, made)]);
+        assert_eq!(connection_with(&harness, ALICE), Some(Connection::new(OWN_DID, ALICE, 7)));
+        assert!(receive(&harness, &hello).await.events.is_empty());
+
+        assert!(receive(&harness, &from(BOB, EMPTY, json!({}))).await.events.is_empty());
+        let mut connection = connection_with(&harness, BOB).unwrap();
+        assert!(connection.become_known(NOW) && !connection.become_known(NOW));
+        assert!(!Connection::begun_by_us(OWN_DID, BOB, NOW).become_known(NOW));
     }
 
     /// The long form of a did:peer:4 is kept at the first message that has it.

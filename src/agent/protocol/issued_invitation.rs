@@ -1,6 +1,7 @@
 //! The invitations that the agent has issued, and their acceptance (DIDComm v2.1 "Message Correlation").
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     connections::{Connection, find_connection},
@@ -12,7 +13,7 @@ use super::{
     text::id_as_key,
     transaction::Transaction,
 };
-use crate::agent::clock::Millis;
+use crate::agent::{clock::Millis, event::EventKind};
 
 /// An invitation that the agent has issued.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +40,12 @@ impl RecordType for IssuedInvitation {
 impl IssuedInvitation {
     /// Whether a new peer may accept the invitation.
     pub fn is_open(&self, now: Millis) -> bool {
-        (self.multi_use || self.used_by.is_none()) && self.expires.is_none_or(|expires| expires > now)
+        (self.multi_use || self.used_by.is_none()) && !self.has_expired(now)
+    }
+
+    /// Whether the invitation has expired.
+    pub fn has_expired(&self, now: Millis) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
     }
 
     /// Returns the key of an invitation's record.
@@ -77,15 +83,22 @@ pub async fn record_acceptance(received: &Received, tx: &mut Transaction<'_>) ->
     }
     // Only an authenticated peer is recorded.
     let Some(mut connection) = connection else { return Ok(()) };
+    let data = json!({
+        "invitation": issued.invitation.id, "multi_use": issued.multi_use,
+        "ours": connection.own_did, "theirs": connection.peer_did
+    });
+    tx.event(EventKind::InvitationUsed, data);
+    connection.invitation = Some(key.clone());
     if !issued.multi_use {
         issued.used_by = Some(connection.peer_did.clone());
         // The record never expires: a forgotten acceptance would make the invitation usable again.
         tx.put(&key, &issued, None);
         // An invitation for many may be public. Who accepts that one stays a stranger until the application writes.
-        connection.become_known(received.time);
+        if connection.become_known(received.time) {
+            tx.event(EventKind::ConnectionMade, connection.made_data());
+        }
         tx.keep_sender();
     }
-    connection.invitation = Some(key);
     connection.put(tx);
     Ok(())
 }
@@ -162,10 +175,14 @@ mod tests {
         let harness = Harness::default();
         issue(&harness, "Inv", false, None);
         assert!(accept(&harness, &anonymous(PING, json!({}))).await.is_ok());
-        accept(&harness, &response(ALICE, "inv")).await.unwrap();
+        let first = accept(&harness, &response(ALICE, "inv")).await.unwrap();
         assert_eq!(invitation_of(&harness, ALICE).as_deref(), Some("inv"));
+        let used = json!({ "invitation": "Inv", "multi_use": false, "ours": OWN_DID, "theirs": ALICE });
+        let made = json!({ "ours": OWN_DID, "theirs": ALICE, "invitation": "inv" });
+        assert_eq!(first.events, [(EventKind::InvitationUsed, used), (EventKind::ConnectionMade, made)]);
         // Later messages may name the invitation too.
-        assert!(accept(&harness, &response(ALICE, "INV")).await.unwrap().written.is_empty());
+        let later = accept(&harness, &response(ALICE, "INV")).await.unwrap();
+        assert!(later.written.is_empty() && later.events.is_empty());
         assert_eq!(accept(&harness, &response(BOB, "inv")).await.unwrap_err(), "e.p.req.invitation-used");
         let mut nobody = response(ALICE, "inv");
         nobody.sender = None;
@@ -182,7 +199,11 @@ mod tests {
         let harness = Harness::default();
         issue(&harness, "inv", true, None);
         for peer in [ALICE, BOB] {
-            assert_eq!(accept(&harness, &response(peer, "inv")).await.unwrap().written, [Connection::KIND]);
+            let outcome = accept(&harness, &response(peer, "inv")).await.unwrap();
+            assert_eq!(outcome.written, [Connection::KIND]);
+            // They are strangers: no connection is made yet.
+            let used = json!({ "invitation": "inv", "multi_use": true, "ours": OWN_DID, "theirs": peer });
+            assert_eq!(outcome.events, [(EventKind::InvitationUsed, used)]);
             assert_eq!(invitation_of(&harness, peer).as_deref(), Some("inv"));
         }
     }

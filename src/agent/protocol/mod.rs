@@ -49,13 +49,14 @@ use std::sync::Arc;
 pub(super) fn built_in(
     disclosure: &discover_features::DisclosurePolicy,
     problems: &problem_limits::ProblemLimits,
+    accept_anonymous: bool,
 ) -> Vec<Arc<dyn Protocol>> {
     vec![
         Arc::new(trust_ping::TrustPing),
         Arc::new(discover_features::DiscoverFeatures::new(disclosure.clone())),
         Arc::new(empty::Empty),
         Arc::new(report_problem::ReportProblem::new(problems.clone())),
-        Arc::new(basic_message::BasicMessage),
+        Arc::new(basic_message::BasicMessage { accepts_anonymous: accept_anonymous }),
         Arc::new(user_profile::UserProfile),
         Arc::new(out_of_band::OutOfBand),
         Arc::new(routing::Routing),

@@ -4,7 +4,6 @@
 //! another DID over the secure connection ("Privacy Considerations").
 
 use async_trait::async_trait;
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use qrcode::{
     EcLevel, QrCode,
     render::{svg, unicode::Dense1x2},
@@ -21,6 +20,7 @@ use super::{
 use crate::{
     did::is_did,
     didcomm::{Attachment, Message, MessageError, MessageType},
+    encoding::{from_base64, json_to_base64url},
 };
 
 /// The type of an invitation.
@@ -80,8 +80,8 @@ pub enum InvitationError {
     /// The text is neither JSON nor a URL with `_oob` or `_oobid`.
     #[error("this is neither an invitation nor a URL with _oob= or _oobid=")]
     NotFound,
-    /// The parameter `_oob` is not base64url of a text.
-    #[error("the parameter _oob is not base64url of a text")]
+    /// The parameter `_oob` is not base64 of a text.
+    #[error("the parameter _oob is not a text in base64url or base64")]
     Base64,
     /// The JSON is no DIDComm message.
     #[error(transparent)]
@@ -164,7 +164,7 @@ impl Invitation {
         })
     }
 
-    /// Returns the invitation as a message.
+    /// Returns the invitation as a message. An attachment without an id gets one.
     pub fn to_message(&self) -> Message {
         let mut body = Map::new();
         for (name, text) in [("goal_code", &self.goal_code), ("goal", &self.goal)] {
@@ -182,13 +182,13 @@ impl Invitation {
         message.expires_time = self.expires_time;
         message.lang.clone_from(&self.lang);
         message.attachments = (!self.attachments.is_empty()).then(|| self.attachments.clone());
-        message
+        message.with_attachment_ids().into_owned()
     }
 
-    /// Returns a URL that contains the invitation as base64url without padding. `base` is the URL of a page for people
-    /// who have no agent, and may have parameters of its own.
+    /// Returns a URL that contains the invitation as base64url without padding, in letters and digits only: some peers
+    /// read standard base64. `base` is the URL of a page for people who have no agent, and may have parameters of its own.
     pub fn to_url(&self, base: &str) -> String {
-        let encoded = URL_SAFE_NO_PAD.encode(self.to_message().to_json());
+        let encoded = json_to_base64url(&self.to_message().to_json());
         let (base, fragment) = base.split_at(base.find('#').unwrap_or(base.len()));
         let separator = match base.split_once('?') {
             None => "?",
@@ -202,10 +202,10 @@ impl Invitation {
         Self::from_message(&Message::from_json(text)?)
     }
 
-    /// Decodes the parameter `_oob`. Padding is accepted too, percent-encoded or not.
+    /// Decodes the parameter `_oob`. The specification wants base64url. Standard base64, padding and percent-encoding are
+    /// read too.
     fn from_encoded(encoded: &str) -> Result<Self, InvitationError> {
-        let encoded = encoded.replace("%3D", "=").replace("%3d", "=");
-        let bytes = URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).map_err(|_| InvitationError::Base64)?;
+        let bytes = from_base64(encoded).ok_or(InvitationError::Base64)?;
         let json = String::from_utf8(bytes).map_err(|_| InvitationError::Base64)?;
         Self::from_json(&json)
     }
@@ -273,7 +273,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::agent::protocol::testing::{ALICE, Harness, from};
+    use crate::{
+        agent::protocol::testing::{ALICE, Harness, from},
+        encoding::to_base64url,
+    };
 
     /// The example of the specification.
     const URL: &str = "https://example.com/path?_oob=eyJ0eXBlIjoiaHR0cHM6Ly9kaWRjb21tLm9yZy9vdXQtb2YtYmFuZC8yLjAvaW52aXRhdGlvbiIsImlkIjoiNjkyMTJhM2EtZDA2OC00ZjlkLWEyZGQtNDc0MWJjYTg5YWYzIiwiZnJvbSI6ImRpZDpleGFtcGxlOmFsaWNlIiwiYm9keSI6eyJnb2FsX2NvZGUiOiIiLCJnb2FsIjoiIn0sImF0dGFjaG1lbnRzIjpbeyJpZCI6InJlcXVlc3QtMCIsIm1lZGlhX3R5cGUiOiJhcHBsaWNhdGlvbi9qc29uIiwiZGF0YSI6eyJqc29uIjoiPGpzb24gb2YgcHJvdG9jb2wgbWVzc2FnZT4ifX1dfQ";
@@ -301,6 +304,7 @@ mod tests {
         assert_eq!(found(&format!("  {URL}==#x\n")), expected);
         assert_eq!(found(&format!("{}&coupon=1", URL.replace("?_oob", "?a=b&_oob"))), expected);
         assert_eq!(found(&format!("{URL}%3D%3d&_oobid=1")), expected);
+        assert_eq!(found(&URL.replace('L', "%4C")), expected);
         assert_eq!(found(&expected.to_message().to_json()), expected);
     }
 
@@ -316,10 +320,35 @@ mod tests {
                 invitation.goal = Some(goal.into());
                 let url = invitation.to_url(base);
                 assert!(url.starts_with(start) && url.ends_with(end), "{url}");
-                assert!(!url[start.len()..].contains(['=', ' ', '+', '/']), "{url}");
+                assert!(!url[start.len()..].contains(['=', ' ', '+', '/', '-', '_']), "{url}");
                 assert_eq!(found(&url), invitation);
             }
         }
+    }
+
+    /// Identus writes standard base64, with padding (Kotlin) and without (TypeScript).
+    #[test]
+    fn every_spelling_of_base64_is_read() {
+        let invitation = Invitation { goal: Some("why?>? é~".into()), ..Invitation::new(ALICE) };
+        let url = |encoded: String| format!("https://example.com/path?_oob={encoded}");
+        // As it was written, with characters that have other letters in the two alphabets.
+        let encoded = to_base64url(invitation.to_message().to_json());
+        let standard = encoded.replace('-', "+").replace('_', "/");
+        assert_ne!(encoded, standard);
+        let padded = format!("{standard}{}", "=".repeat((4 - standard.len() % 4) % 4));
+        let percent = padded.replace('+', "%2B").replace('/', "%2f").replace('=', "%3D");
+        for encoded in [encoded, standard, padded, percent] {
+            assert_eq!(found(&url(encoded.clone())), invitation, "{encoded}");
+        }
+    }
+
+    #[test]
+    fn attachments_of_an_invitation_have_an_id() {
+        let attachment = |text: &str| Attachment::json(json!(text)).finalize();
+        let invitation = Invitation { attachments: vec![attachment("a"), attachment("b")], ..Invitation::new(ALICE) };
+        let ids: Vec<_> =
+            found(&invitation.to_url("https://example.com/")).attachments.into_iter().map(|it| it.id).collect();
+        assert_eq!(ids, [Some("1".to_owned()), Some("2".to_owned())]);
     }
 
     #[test]
@@ -383,7 +412,7 @@ mod tests {
         fn nothing_panics(text: String, query in "[a-zA-Z0-9_=%&?#-]{0,100}") {
             let _ = Invitation::parse(&text);
             let _ = Invitation::parse(&format!("https://example.com/?_oob={text}"));
-            let _ = Invitation::parse(&format!("https://example.com/?_oob={}", URL_SAFE_NO_PAD.encode(&text)));
+            let _ = Invitation::parse(&format!("https://example.com/?_oob={}", to_base64url(&text)));
             let _ = Invitation::parse(&format!("https://example.com/?{query}"));
         }
 
@@ -395,7 +424,8 @@ mod tests {
             expires_time: Option<u64>,
             base in "https://[a-z]{1,10}/[a-z]{0,5}(\\?[a-z]=[a-z0-9%]{0,5})?(#[a-z_=&?]{0,9})?",
         ) {
-            let attachments = content.iter().map(|text| Attachment::json(json!({ "x": text })).finalize()).collect();
+            let attachment = |text: &String| Attachment::json(json!({ "x": text })).id(text).finalize();
+            let attachments = content.iter().filter(|text| !text.is_empty()).map(attachment).collect();
             let invitation = Invitation { goal, accept, attachments, expires_time, ..Invitation::new(ALICE) };
             prop_assert_eq!(found(&invitation.to_url(&base)), invitation);
         }

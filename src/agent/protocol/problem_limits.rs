@@ -61,6 +61,13 @@ impl RecordType for ClosedThread {
     const ABOUT_SENDER: bool = true;
 }
 
+impl ClosedThread {
+    /// Returns the key of the record of a message's thread. `None` if the sender is not authenticated.
+    pub(in crate::agent) fn key(received: &Received) -> Option<String> {
+        thread_key(received, received.message.thread())
+    }
+}
+
 /// The record of a thread's errors.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct ErrorCount {
@@ -77,7 +84,7 @@ impl RecordType for ErrorCount {
 /// # Errors
 /// [`HandleError::Retry`] if the store does not answer.
 pub async fn is_thread_closed(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
-    let Some(key) = thread_key(received, received.message.thread()) else { return Ok(false) };
+    let Some(key) = ClosedThread::key(received) else { return Ok(false) };
     Ok(tx.get::<ClosedThread>(&key).await?.is_some())
 }
 

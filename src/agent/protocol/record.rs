@@ -27,6 +27,18 @@ pub trait RecordReader: Send + Sync {
     /// [`StoreError`] if the store fails.
     async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError>;
 
+    /// Returns the records with these kinds and keys, like [`read`](Self::read). The agent reads all of them in one request.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    async fn read_all(&self, places: &[(&str, &str)]) -> Result<Vec<Option<(Value, i64)>>, StoreError> {
+        let mut found = Vec::new();
+        for (kind, key) in places {
+            found.push(self.read(kind, key).await?);
+        }
+        Ok(found)
+    }
+
     /// Returns the position of a handled message in the order of handling, or `None` if the message was not handled.
     /// `message` is the message id in lower case. Protocols use the position to acknowledge earlier messages in order.
     ///

@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_message_finds_its_protocol() {
-        let mut registry = Registry::new(built_in(&Default::default(), &Default::default())).unwrap();
+        let mut registry = Registry::new(built_in(&Default::default(), &Default::default(), false)).unwrap();
         let count = registry.0.len();
         let found = |registry: &Registry, kind: &str| {
             registry.find(kind).map(|found| found.map(|protocol| protocol.piuri().to_owned()))

@@ -14,7 +14,7 @@ use super::{
     transaction::{Effect, Transaction},
 };
 use crate::{
-    agent::{clock::Millis, store::error::StoreError},
+    agent::{clock::Millis, event::EventKind, store::error::StoreError},
     didcomm::{Message, MessageBuilder, Provenance},
 };
 
@@ -41,6 +41,7 @@ pub struct Outcome {
     pub written: Vec<String>,
     /// Whether everything about the sender is kept.
     pub kept: bool,
+    pub events: Vec<(EventKind, Value)>,
 }
 
 /// A message from an authenticated peer to [`OWN_DID`].
@@ -104,6 +105,7 @@ impl Harness {
                     *entry = (value, revision + 1);
                 }
                 Effect::KeepSender => outcome.kept = true,
+                Effect::Event { kind, data } => outcome.events.push((kind, data)),
                 Effect::Delete { kind, key } => drop(self.records.lock().unwrap().remove(&(kind, key))),
             }
         }

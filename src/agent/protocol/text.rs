@@ -32,6 +32,6 @@ pub(super) fn id_as_key(id: &str) -> Cow<'_, str> {
 }
 
 /// Returns the longest prefix of a text that has at most `bytes` bytes.
-pub(super) fn truncate_to(text: &str, bytes: usize) -> &str {
+pub(in crate::agent) fn truncate_to(text: &str, bytes: usize) -> &str {
     (0..=bytes).rev().find_map(|end| text.get(..end)).unwrap_or(text)
 }

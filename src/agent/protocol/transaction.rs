@@ -13,6 +13,7 @@ use super::{
 use crate::{
     agent::{
         clock::{Millis, now},
+        event::EventKind,
         store::types::UNREAD,
     },
     didcomm::{Message, MessageBuilder},
@@ -42,6 +43,13 @@ pub enum Effect {
     },
     /// Keep everything about the sender, which is not a stranger any more.
     KeepSender,
+    /// Tell the application of an event, if its kind is recorded.
+    Event {
+        /// The kind.
+        kind: EventKind,
+        /// The data: names and reasons, never content.
+        data: Value,
+    },
     /// Delete a record.
     Delete {
         /// The record's kind.
@@ -124,7 +132,7 @@ impl<'a> Transaction<'a> {
     /// [`HandleError::Retry`] if the store does not answer, or the stored value is not a `T`.
     pub async fn get<T: RecordType>(&mut self, key: &str) -> Result<Option<T>, HandleError> {
         let value = match self.effects.iter().rev().find(|effect| effect.changes_record(T::KIND, key)) {
-            Some(Effect::Put { value, .. }) => value.clone(),
+            Some(Effect::Put { value, .. }) => value,
             Some(_) => return Ok(None),
             None => {
                 let name = (T::KIND.to_owned(), key.to_owned());
@@ -133,11 +141,22 @@ impl<'a> Transaction<'a> {
                     self.cache.insert(name.clone(), read);
                 }
                 let Some(Some((value, _))) = self.cache.get(&name) else { return Ok(None) };
-                value.clone()
+                value
             }
         };
         let damaged = |error| HandleError::Retry(format!("the {} {key}: {error}", T::KIND));
-        serde_json::from_value(value).map(Some).map_err(damaged)
+        T::deserialize(value).map(Some).map_err(damaged)
+    }
+
+    /// Reads records in one request. Later calls of [`get`](Self::get) return them as they were at this time.
+    ///
+    /// # Errors
+    /// [`HandleError::Retry`] if the store does not answer.
+    pub(in crate::agent) async fn read_ahead(&mut self, places: &[(&str, &str)]) -> Result<(), HandleError> {
+        let found = self.records.read_all(places).await?;
+        let names = places.iter().map(|(kind, key)| ((*kind).to_owned(), (*key).to_owned()));
+        self.cache.extend(names.zip(found));
+        Ok(())
     }
 
     /// Returns the position of an earlier message of the sender in the order of handling: see
@@ -182,6 +201,11 @@ impl<'a> Transaction<'a> {
     /// Keeps everything about the sender: it is not a stranger any more.
     pub(in crate::agent) fn keep_sender(&mut self) {
         self.effects.push(Effect::KeepSender);
+    }
+
+    /// Tells the application of an event, if its kind is recorded.
+    pub(in crate::agent) fn event(&mut self, kind: EventKind, data: Value) {
+        self.effects.push(Effect::Event { kind, data });
     }
 
     /// Ends the transaction and returns its effects.
@@ -243,5 +267,20 @@ mod tests {
         let outcome = harness.commit(tx);
         assert_eq!(outcome.written.len(), 2);
         assert_eq!((harness.record("old"), harness.record("new")), (Some(Number(3)), Some(Number(2))));
+    }
+
+    #[tokio::test]
+    async fn records_are_read_ahead() {
+        let harness = Harness::default();
+        harness.set("old", &Number(1));
+        let received = from(ALICE, "https://example.org/offer/1.0/offer", json!({}));
+        let mut tx = harness.begin(&received);
+        tx.read_ahead(&[("number", "new"), ("number", "old")]).await.unwrap();
+        ["old", "new"].iter().for_each(|key| harness.set(key, &Number(2)));
+        assert_eq!(tx.get("old").await.unwrap(), Some(Number(1)));
+        assert_eq!(tx.get::<Number>("new").await.unwrap(), None);
+        // A record that was changed meanwhile is not overwritten.
+        tx.put("old", &Number(3), None);
+        assert!(matches!(tx.effects()[..], [Effect::Put { revision: 1, .. }]));
     }
 }

@@ -1,4 +1,4 @@
-//! Our own rotations: one of our DIDs rotates to another, or a relationship ends.
+//! Our own rotations: one of our DIDs rotates to another.
 //!
 //! A custodian signs the proof with the old DID's key outside the agent. So an attacker who controls the agent cannot
 //! rotate its DIDs. The agent verifies the proof, remembers it for each peer, and attaches it to every message until
@@ -12,9 +12,11 @@ use serde_json::json;
 
 use crate::{
     agent::{
+        blocked_peers::BlockedPeers,
         canonical_did::canonical_did,
         clock::{Millis, now},
         error::AgentError,
+        event::EventKind,
         outgoing_message::{OutgoingMessage, new_message},
         own_dids::OwnDids,
         protocol::{RecordType, connections::Connection, empty::EMPTY},
@@ -56,11 +58,12 @@ pub struct RotationOutcome {
 const PAGE_SIZE: usize = 500;
 const HOUR: Millis = 60 * 60 * 1000;
 
-/// Rotates our DIDs, and ends relationships.
+/// Rotates our DIDs.
 pub(in crate::agent) struct OwnRotations {
     pub store: Arc<SealedStore>,
     pub own_dids: Arc<OwnDids>,
     pub resolver: Arc<dyn Resolver>,
+    pub blocked: Arc<BlockedPeers>,
     /// How long the agent tries to send a message to a peer, in milliseconds.
     pub message_lifetime: Millis,
     /// Called when the set of retired DIDs has changed.
@@ -98,8 +101,14 @@ impl OwnRotations {
         }
         let until = now().saturating_add(overlap);
         let rotation = OwnRotation { to: to.clone(), time: now(), until };
-        let revision = self.store.revision::<OwnRotation>(&from).await?;
-        if !self.store.put(&from, &rotation, revision).await? {
+        let (before, revision) = self.store.get::<OwnRotation>(&from).await?.unzip();
+        let mut changes = vec![self.store.put_change(&from, &rotation, revision.unwrap_or(0), None)?];
+        // The call may be repeated, to complete it or to change the overlap.
+        if before.is_none_or(|before| before.to != to) {
+            let data = || json!({ "from": from, "to": to, "until": until });
+            changes.extend(self.store.recorded_events().change(EventKind::DidRotated, data));
+        }
+        if self.store.commit_changes(changes).await? != CommitOutcome::Committed {
             return Err(AgentError::Store(StoreError::Unavailable("another rotation is under way".to_owned())));
         }
         let peers = self.move_connections(&from, &to, from_prior).await?;
@@ -118,7 +127,9 @@ impl OwnRotations {
             after.clone_from(last);
             let is_last_page = page.iter().any(|(_, connection)| connection.own_did != from);
             for (_, connection) in page.into_iter().filter(|(_, it)| it.own_did == from && it.ended.is_none()) {
-                peers.push(connection.peer_did.clone());
+                if !self.blocked.contains(&connection.peer_did) {
+                    peers.push(connection.peer_did.clone());
+                }
                 self.move_connection(connection, to, from_prior).await?;
             }
             if is_last_page {
@@ -142,15 +153,19 @@ impl OwnRotations {
         let moved =
             Connection { own_did: to.to_owned(), from_prior: Some(from_prior.to_owned()), previous_own_did, ..old };
         // A stranger stays one.
-        let did = canonical_did(&peer).to_owned();
+        let did = canonical_did(&peer).into_owned();
         let stranger = moved.stranger.then_some(Stranger { did, created: None });
         let put = match self.store.put_change(&key, &moved, revision, None)? {
             Change::Put(record) => Change::Remember(record),
             other => other,
         };
-        let message = new_message(EMPTY, json!({})).from(to).to(&peer).finalize();
-        let (_, send) = self.store.send_change(&OutgoingMessage::new(message), self.message_lifetime)?;
-        self.commit(Commit { changes: vec![put, send], stranger, ..Commit::default() }).await
+        let mut changes = vec![put];
+        // A blocked peer learns of the rotation by the next message, after it is unblocked.
+        if !self.blocked.contains(&peer) {
+            let message = new_message(EMPTY, json!({})).from(to).to(&peer).finalize();
+            changes.push(self.store.send_change(&OutgoingMessage::new(message), self.message_lifetime)?);
+        }
+        self.commit(Commit { changes, stranger, ..Commit::default() }).await
     }
 
     /// Gives up a DID of ours that has rotated and whose overlap is over. Afterwards the DID's keys may be deleted from
@@ -177,32 +192,6 @@ impl OwnRotations {
         let keys = self.own_dids.keys_of_only(did);
         let unlocked = self.store.unlock_excluding(&self.own_dids, &keys).await;
         unlocked.map_err(|reason| AgentError::Store(StoreError::Unavailable(reason)))
-    }
-
-    /// Ends a relationship. The peer gets a message without a sender, and nothing is sent to it afterwards.
-    ///
-    /// # Errors
-    /// [`AgentError::Invalid`] if there is no such relationship, or `from_prior` does not prove its end;
-    /// [`AgentError::Store`] if the store fails.
-    pub async fn end_relationship(&self, own_did: &str, peer_did: &str, from_prior: &str) -> Result<(), AgentError> {
-        let document = self.own_dids.document(own_did);
-        let document = document.ok_or_else(|| invalid(format!("{own_did} is not one of our DIDs")))?;
-        let own_did = document.id();
-        let claims = self.verify(from_prior).await?;
-        if claims.sub.is_some() || canonical_did(&claims.iss) != canonical_did(own_did) {
-            return Err(invalid(format!("the from_prior does not say that {own_did} ends a relationship")));
-        }
-        let key = Connection::key(own_did, peer_did);
-        let Some((connection, revision)) = self.store.get::<Connection>(&key).await? else {
-            return Err(invalid(format!("there is no relationship of {own_did} with {peer_did}")));
-        };
-        let peer = connection.peer_did.clone();
-        let ended = Connection { ended: Some(now()), ..connection };
-        let put = self.store.put_change(&key, &ended, revision, None)?;
-        // The message has no `from`, and so is anoncrypted: we no longer have a DID in this relationship.
-        let message = new_message(EMPTY, json!({})).to(&peer).from_prior(from_prior).finalize();
-        let (_, send) = self.store.send_change(&OutgoingMessage::new(message), self.message_lifetime)?;
-        self.commit(Commit { changes: vec![put, send], ..Commit::default() }).await
     }
 
     /// Stops reading messages to DIDs that have rotated and whose overlap is over.
@@ -236,12 +225,12 @@ impl OwnRotations {
 
     /// Verifies a `from_prior`. The documents of our DIDs are taken from this agent: a resolver may have cached an
     /// older version.
-    async fn verify(&self, from_prior: &str) -> Result<FromPrior, AgentError> {
+    pub(super) async fn verify(&self, from_prior: &str) -> Result<FromPrior, AgentError> {
         let verified = FromPrior::unpack(from_prior, &OwnDocumentsFirst(self)).await;
         verified.map(|(claims, _)| claims).map_err(|error| invalid(error.to_string()))
     }
 
-    async fn commit(&self, commit: Commit) -> Result<(), AgentError> {
+    pub(super) async fn commit(&self, commit: Commit) -> Result<(), AgentError> {
         match self.store.commit(commit).await? {
             CommitOutcome::Committed => Ok(()),
             _ => Err(AgentError::Store(StoreError::Unavailable("the connection was changed meanwhile".to_owned()))),
@@ -249,7 +238,7 @@ impl OwnRotations {
     }
 }
 
-fn invalid(reason: impl Into<String>) -> AgentError {
+pub(super) fn invalid(reason: impl Into<String>) -> AgentError {
     AgentError::Invalid(reason.into())
 }
 

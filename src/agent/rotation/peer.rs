@@ -1,25 +1,25 @@
 //! A peer's rotation: a connection moves to another DID of the peer, or ends.
 //!
 //! Messages from a DID that was rotated away, or that ended its relationship, are ignored ("The message recipient MUST
-//! ignore those messages"): the inbox calls [`is_from_former_did`] first. Each connection rotates on its own: the same
+//! ignore those messages"): the inbox calls [`reason_to_ignore`] first. Each connection rotates on its own: the same
 //! DID may stay in use in another relationship.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{
     agent::{
         canonical_did::canonical_did,
         clock::{MAX_CLOCK_SKEW, Millis},
+        event::EventKind,
         protocol::{
             HandleError, Received, RecordType, Transaction,
-            connections::{Connection, find_connection},
+            connections::{Connection, EndedBy, find_connection},
         },
+        store::types::PEER_ROTATION_KIND,
     },
     didcomm::{PriorDid, Warning},
 };
-
-/// How many earlier DIDs of a peer are remembered.
-const MAX_PREVIOUS: usize = 16;
 
 /// The effect of a message's `from_prior`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,20 +42,28 @@ pub struct PeerRotation {
 }
 
 impl RecordType for PeerRotation {
-    const KIND: &'static str = "moved";
+    const KIND: &'static str = PEER_ROTATION_KIND;
     const ABOUT_SENDER: bool = true;
 }
 
-/// Whether the sender has rotated away from its DID or ended the relationship, so that the message must be ignored.
+/// Returns why a message must be ignored: its sender has rotated away from its DID, or the relationship has ended.
 ///
 /// # Errors
 /// [`HandleError::Retry`] if the store does not answer.
-pub async fn is_from_former_did(received: &Received, tx: &mut Transaction<'_>) -> Result<bool, HandleError> {
-    let Some(sender) = &received.sender else { return Ok(false) };
+pub async fn reason_to_ignore(
+    received: &Received,
+    tx: &mut Transaction<'_>,
+) -> Result<Option<&'static str>, HandleError> {
+    let Some(sender) = &received.sender else { return Ok(None) };
     if tx.get::<PeerRotation>(&Connection::key(&received.recipient, sender)).await?.is_some() {
-        return Ok(true);
+        return Ok(Some("the sender has rotated from this DID"));
     }
-    Ok(find_connection(received, tx).await?.is_some_and(|connection| connection.ended.is_some()))
+    let ended = find_connection(received, tx).await?.filter(|connection| connection.ended.is_some());
+    Ok(ended.map(|connection| match connection.ended_by {
+        Some(EndedBy::Us) => "the connection was ended here: `claviger connections resume` takes it up again",
+        Some(EndedBy::Peer) => "the sender has ended the connection: `claviger connections resume` takes it up again",
+        None => "the connection has ended: `claviger connections resume` takes it up again",
+    }))
 }
 
 /// Moves the connection to the peer's new DID, or ends the connection, if a valid `from_prior` of the message says so.
@@ -75,7 +83,7 @@ pub async fn apply_from_prior(
         (Some(prior @ PriorDid { sub: Some(sub), .. }), Some(sender))
             if canonical_did(sub) == canonical_did(sender) =>
         {
-            rotate(received, canonical_did(&prior.iss), canonical_did(sub), tx).await
+            rotate(received, &canonical_did(&prior.iss), &canonical_did(sub), tx).await
         }
         (Some(prior @ PriorDid { sub: None, .. }), _) => end(received, prior, tx).await,
         _ => Ok(PeerRotationOutcome::None),
@@ -112,16 +120,15 @@ async fn rotate(
         // invitation. The rotation is recorded all the same, so that messages from the old DID are ignored.
         (None, None) => Connection { stranger: true, ..Connection::new(&received.recipient, new, received.time) },
     };
-    // The new DID has another document.
-    connection.long_form_kept = false;
-    connection.peer_did = new.to_owned();
-    connection.previous_dids.push(old.to_owned());
-    let surplus = connection.previous_dids.len().saturating_sub(MAX_PREVIOUS);
-    connection.previous_dids.drain(..surplus);
+    for followed_no_longer in connection.rotate_peer(old, new) {
+        tx.delete::<PeerRotation>(&followed_no_longer);
+    }
     connection.put(tx);
     // The peer may have written from the new DID before, as a stranger.
     if !connection.stranger {
         tx.keep_sender();
+        let data = json!({ "ours": connection.own_did, "from": old, "to": new });
+        tx.event(EventKind::PeerRotated, data);
     }
     if had_connection {
         tx.delete::<Connection>(&from);
@@ -138,6 +145,8 @@ fn merge(old: Connection, new: Connection, time: Millis) -> Connection {
         label: old.label.or(new.label),
         accept_lang: new.accept_lang.or(old.accept_lang),
         stranger: old.stranger && new.stranger,
+        // To a stranger nobody on our side has written.
+        unanswered: if old.stranger { new.unanswered } else { old.unanswered },
         // From its new DID the peer has written as a stranger.
         known_since: if new.stranger { Some(time) } else { new.known_since },
         previous_dids: old.previous_dids.into_iter().chain(new.previous_dids).collect(),
@@ -148,21 +157,27 @@ fn merge(old: Connection, new: Connection, time: Millis) -> Connection {
 
 /// Ends a relationship (v2.1 "Ending a Relationship"). The JWT names no audience, so anyone who has it could send it to
 /// others. The JWT therefore ends only a connection with a did:peer, which is made for one relationship, and only a
-/// connection that existed when the JWT was signed.
+/// connection that existed when the JWT was signed, and was not resumed since.
 async fn end(
     received: &Received,
     prior: &PriorDid,
     tx: &mut Transaction<'_>,
 ) -> Result<PeerRotationOutcome, HandleError> {
-    let peer_did = canonical_did(&prior.iss);
+    let peer_did = &*canonical_did(&prior.iss);
     let key = Connection::key(&received.recipient, peer_did);
     let Some(mut connection) = tx.get::<Connection>(&key).await? else { return Ok(PeerRotationOutcome::None) };
-    let is_timely = |iat: i64| connection.since / 1000 <= iat && iat <= (received.time + MAX_CLOCK_SKEW) / 1000;
+    let begun = connection.resumed.unwrap_or(connection.since);
+    let is_timely = |iat: i64| begun / 1000 <= iat && iat <= (received.time + MAX_CLOCK_SKEW) / 1000;
     let is_valid = peer_did.starts_with("did:peer:") && prior.iat.is_some_and(is_timely);
     if !is_valid || connection.ended.is_some() {
         return Ok(PeerRotationOutcome::None);
     }
     connection.ended = Some(received.time);
+    connection.ended_by = Some(EndedBy::Peer);
+    if !connection.stranger {
+        let data = json!({ "ours": connection.own_did, "theirs": peer_did, "by": EndedBy::Peer });
+        tx.event(EventKind::ConnectionEnded, data);
+    }
     connection.put(tx);
     Ok(PeerRotationOutcome::Ended(peer_did.to_owned()))
 }
@@ -173,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::agent::protocol::{
-        connections::update_connection,
+        connections::{MAX_PREVIOUS, update_connection},
         empty::EMPTY,
         testing::{ALICE, BOB, Harness, NOW, OWN_DID, anonymous, from},
     };
@@ -220,7 +235,7 @@ mod tests {
 
     async fn is_ignored(harness: &Harness, peer: &str) -> bool {
         let received = from(peer, EMPTY, json!({}));
-        is_from_former_did(&received, &mut harness.begin(&received)).await.unwrap()
+        reason_to_ignore(&received, &mut harness.begin(&received)).await.unwrap().is_some()
     }
 
     #[tokio::test]
@@ -248,7 +263,8 @@ mod tests {
         // The old DID is still valid in another relationship.
         let mut other_relationship = from(ALICE, EMPTY, json!({}));
         other_relationship.recipient = "did:example:ours2".into();
-        assert!(!is_from_former_did(&other_relationship, &mut harness.begin(&other_relationship)).await.unwrap());
+        let ignored = reason_to_ignore(&other_relationship, &mut harness.begin(&other_relationship)).await.unwrap();
+        assert_eq!(ignored, None);
     }
 
     #[tokio::test]
@@ -272,6 +288,51 @@ mod tests {
             })
         );
         assert_eq!(harness.count::<Connection>(), 1);
+    }
+
+    /// However often a peer rotates, it leaves few records.
+    #[tokio::test]
+    async fn the_last_rotations_are_remembered() {
+        let harness = Harness::default();
+        receive_from(&harness, "did:peer:0a0").await;
+        let did = |number: usize| format!("did:peer:0a{number}");
+        for number in 0..3 * MAX_PREVIOUS {
+            let rotated = receive(&harness, &rotating(&did(number), &did(number + 1))).await;
+            assert_eq!(rotated, PeerRotationOutcome::Rotated(did(number)));
+        }
+        let last = 3 * MAX_PREVIOUS;
+        let remembered: Vec<String> = (last - MAX_PREVIOUS..last).map(did).collect();
+        assert_eq!(connection_with(&harness, &did(last)).unwrap().previous_dids, remembered);
+        assert_eq!((harness.count::<PeerRotation>(), harness.count::<Connection>()), (MAX_PREVIOUS, 1));
+        assert!(is_ignored(&harness, &remembered[0]).await && !is_ignored(&harness, &did(last)).await);
+    }
+
+    /// The events of a peer that answers from another DID than that of its invitation, and then ends the relationship.
+    #[tokio::test]
+    async fn events_tell_of_contacts_and_not_of_strangers() {
+        let harness = Harness::default();
+        let events = async |received: &Received| {
+            let mut tx = harness.begin(received);
+            apply_from_prior(received, &mut tx).await.unwrap();
+            update_connection(received, &mut tx).await.unwrap();
+            harness.commit(tx).events
+        };
+        // A stranger has written from the new DID before: it is the same peer.
+        receive_from(&harness, NEW).await;
+        harness.set(&Connection::key(OWN_DID, ALICE), &Connection::begun_by_us(OWN_DID, ALICE, 7));
+        let rotated = json!({ "ours": OWN_DID, "from": ALICE, "to": NEW });
+        let made = json!({ "ours": OWN_DID, "theirs": NEW, "invitation": null });
+        let both = [(EventKind::PeerRotated, rotated), (EventKind::ConnectionMade, made)];
+        assert_eq!(events(&rotating(ALICE, NEW)).await, both);
+        assert!(events(&rotating(ALICE, NEW)).await.is_empty());
+        let ended = json!({ "ours": OWN_DID, "theirs": NEW, "by": "peer" });
+        assert_eq!(events(&ending(NEW, NOW / 1000)).await, [(EventKind::ConnectionEnded, ended)]);
+        assert!(events(&ending(NEW, NOW / 1000)).await.is_empty());
+
+        receive_from(&harness, BOB).await;
+        assert!(events(&rotating(BOB, THIRD)).await.is_empty());
+        assert!(events(&ending(THIRD, NOW / 1000)).await.is_empty());
+        assert!(connection_with(&harness, THIRD).unwrap().ended.is_some());
     }
 
     #[tokio::test]
@@ -321,5 +382,14 @@ mod tests {
         assert!(is_ignored(&harness, NEW).await && !is_ignored(&harness, ALICE).await);
         assert_eq!(receive(&harness, &ending(NEW, now)).await, PeerRotationOutcome::None);
         assert_eq!(receive(&harness, &rotating(NEW, THIRD)).await, PeerRotationOutcome::None);
+
+        // Our side resumes. Whoever has the proof cannot end the relationship with it again.
+        let ended = connection_with(&harness, NEW).unwrap();
+        assert_eq!(ended.ended_by, Some(EndedBy::Peer));
+        let resumed = Connection { ended: None, ended_by: None, resumed: Some(NOW + 1000), ..ended };
+        harness.set(&Connection::key(OWN_DID, NEW), &resumed);
+        assert_eq!(receive(&harness, &ending(NEW, now)).await, PeerRotationOutcome::None);
+        assert!(!is_ignored(&harness, NEW).await);
+        assert_eq!(receive(&harness, &ending(NEW, now + 1)).await, PeerRotationOutcome::Ended(NEW.into()));
     }
 }

@@ -35,7 +35,8 @@ pub struct ServerContext {
 /// The limits of all listening sockets together.
 #[derive(Default)]
 pub struct SharedLimits {
-    pub connections: ConnectionLimiter,
+    /// By the prefix of the peer's address.
+    pub connections: ConnectionLimiter<IpAddr>,
     pub message_rate: MessageRateLimiter,
     pub bytes: Arc<ByteBudget>,
 }
@@ -54,12 +55,12 @@ pub struct PeerConnection {
     pub address: IpAddr,
     pub unwritten: Arc<UnwrittenReplies>,
     /// Keeps the connection counted while any of its handlers runs. A WebSocket's handler outlives the HTTP connection.
-    _permit: Arc<ConnectionPermit>,
+    _permit: Arc<ConnectionPermit<IpAddr>>,
 }
 
 impl PeerConnection {
     /// A connection from `address` that was admitted with `permit`.
-    pub fn new(context: Arc<ServerContext>, address: IpAddr, permit: ConnectionPermit) -> Self {
+    pub fn new(context: Arc<ServerContext>, address: IpAddr, permit: ConnectionPermit<IpAddr>) -> Self {
         Self { context, address, unwritten: Arc::default(), _permit: Arc::new(permit) }
     }
 }

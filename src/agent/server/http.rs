@@ -6,13 +6,14 @@ use axum::{
     body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::map_response,
     response::{IntoResponse, Response},
     routing::get,
 };
 use http_body_util::BodyExt;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{admission::ByteReservation, context::PeerConnection, pages, websocket, written::ReplyBody};
+use super::{admission::ByteReservation, context::PeerConnection, cors, pages, websocket, written::ReplyBody};
 use crate::{
     agent::{
         inbox::{Refusal, ReturnRouteRequest},
@@ -26,7 +27,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 
 /// Returns the routes of one connection. Each connection has its own router, which knows the peer's address.
 pub fn router(connection: PeerConnection) -> Router {
-    Router::new().fallback(get(handle_get).post(handle_post)).with_state(connection)
+    let methods = get(handle_get).post(handle_post).options(cors::preflight);
+    Router::new().fallback(methods).layer(map_response(cors::allow_any_origin)).with_state(connection)
 }
 
 /// Answers a GET with a page, a DID document of ours, or a WebSocket.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod context;
+mod cors;
 mod http;
 mod options;
 mod pages;
@@ -15,8 +16,9 @@ mod websocket;
 mod written;
 
 pub use options::ServerOptions;
-pub use tls::{ServerTls, TlsError};
+pub use tls::{ClientAuthorities, ServerTls, TlsError};
 
+pub(super) use admission::{ConnectionLimiter, peer_address_prefix};
 pub(super) use context::{ServerContext, SharedLimits};
 pub(super) use qr_codes::QrCodes;
 
@@ -82,7 +84,8 @@ impl Server {
             };
             let options = context.options();
             let (max_total, max_per_address) = (options.max_connections, options.max_connections_per_address);
-            let Some(permit) = context.limits.connections.admit(address.ip(), max_total, max_per_address) else {
+            let prefix = peer_address_prefix(address.ip());
+            let Some(permit) = context.limits.connections.admit(prefix, max_total, max_per_address) else {
                 context.metrics.connection_rejected();
                 continue;
             };
@@ -115,7 +118,7 @@ impl Server {
 /// Closes the connection if the peer acknowledges no data for this long, as a peer does that sends requests and does
 /// not read the responses (tcp(7), `TCP_USER_TIMEOUT`).
 #[cfg(target_os = "linux")]
-fn set_unacknowledged_timeout(stream: &TcpStream, timeout: Duration) {
+pub(super) fn set_unacknowledged_timeout(stream: &TcpStream, timeout: Duration) {
     let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
     if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, millis) {
         tracing::debug!(%error, "TCP_USER_TIMEOUT not set: a peer that does not read keeps its connection");
@@ -124,7 +127,7 @@ fn set_unacknowledged_timeout(stream: &TcpStream, timeout: Duration) {
 
 /// On other systems the system's own timeout applies.
 #[cfg(not(target_os = "linux"))]
-fn set_unacknowledged_timeout(_: &TcpStream, _: Duration) {}
+pub(super) fn set_unacknowledged_timeout(_: &TcpStream, _: Duration) {}
 
 async fn handshake(tls: &ServerTls, stream: TcpStream) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await {

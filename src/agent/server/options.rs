@@ -22,6 +22,8 @@ pub struct ServerOptions {
     pub ping_interval: Duration,
     /// The URL by which peers reach this agent.
     pub public_url: Option<String>,
+    /// The name of the agent's owner, on the pages of invitations.
+    pub name: Option<String>,
 }
 
 impl Default for ServerOptions {
@@ -35,6 +37,7 @@ impl Default for ServerOptions {
             return_route_timeout: Duration::from_secs(5),
             ping_interval: Duration::from_secs(30),
             public_url: None,
+            name: None,
         }
     }
 }

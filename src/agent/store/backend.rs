@@ -4,10 +4,11 @@ use async_trait::async_trait;
 
 use super::{
     error::StoreError,
+    event::{NewEvent, StoredEvent},
     types::{
-        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage, HandledMessage, NewEnvelope,
-        OutboxEntry, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention, SendOutcome,
-        ThreadEntry, Usage,
+        Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope, HandledMessage, NewEnvelope,
+        OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record,
+        Retention, SendOutcome, ThreadEntry, ThreadPosition, Usage,
     },
 };
 use crate::agent::clock::Millis;
@@ -74,6 +75,9 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::UnknownCursor`] if `after` is neither 0 nor a cursor that this store has given out.
     async fn deliveries(&self, query: DeliveryQuery) -> Result<Vec<Delivery>, StoreError>;
 
+    /// Returns at most `limit` deliveries whose ids begin with a text, acknowledged or not, in the order of their ids.
+    async fn deliveries_by_id(&self, beginning: &str, limit: usize) -> Result<Vec<Delivery>, StoreError>;
+
     /// Acknowledges deliveries and deletes their content. Ids that are unknown or were acknowledged before are ignored.
     /// Returns how many deliveries were acknowledged now.
     async fn acknowledge(&self, ids: &[String]) -> Result<usize, StoreError>;
@@ -94,28 +98,73 @@ pub trait Store: Send + Sync + 'static {
     /// Returns a message of the outbox by its outbox id.
     async fn outbox_entry(&self, id: &str) -> Result<Option<OutboxEntry>, StoreError>;
 
+    /// Returns the messages of the outbox that `query` selects, without their content, each with its position. They
+    /// are in the order in which they were put into the outbox.
+    async fn outbox(&self, query: OutboxQuery) -> Result<Vec<(OutboxPosition, OutboxEntry)>, StoreError>;
+
+    /// Cancels a waiting message at `time`, and deletes its content. Returns whether the message was waiting. An automatic
+    /// reply to a stranger is deleted.
+    async fn cancel_outgoing(&self, id: &str, time: Millis) -> Result<bool, StoreError>;
+
     /// Records the outcome of an attempt to send. The content of a message that will not be tried again is deleted.
-    /// A message that expired during the attempt can still become sent; no other final state changes. An automatic reply
-    /// to a stranger is deleted with its final state.
-    async fn record_send_outcome(&self, id: &str, outcome: SendOutcome) -> Result<(), StoreError>;
+    /// A message that expired or was cancelled during the attempt can still become sent; no other final state changes. An
+    /// automatic reply to a stranger is deleted with its final state. `event` is written if the outcome changes the message.
+    async fn record_send_outcome(
+        &self,
+        id: &str,
+        outcome: SendOutcome,
+        event: Option<NewEvent>,
+    ) -> Result<(), StoreError>;
 
     /// Marks at most `limit` waiting messages of the outbox whose time to send is over at `now` as expired, and deletes
-    /// their content. Those that expired earliest are chosen; they are returned in any order.
-    async fn expire_outgoing(&self, now: Millis, limit: usize) -> Result<Vec<ExpiredMessage>, StoreError>;
+    /// their content. Those that expired earliest are chosen; they are returned in any order, as they are then. The event that
+    /// `event` makes of such a message is written with it.
+    async fn expire_outgoing(
+        &self,
+        now: Millis,
+        limit: usize,
+        event: EventOfExpired,
+    ) -> Result<Vec<OutboxEntry>, StoreError>;
 
-    /// Returns at most `limit` deliveries and outbox entries of a thread, oldest first, without their content.
-    async fn thread_entries(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError>;
+    /// Returns at most `limit` events of these kinds after a cursor, in the order of their cursors; 0 is the beginning.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownCursor`] if `after` is neither 0 nor a cursor of an event that this store has given out.
+    async fn events(&self, after: i64, kinds: &[&str], limit: usize) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// Returns at most `limit` deliveries and outbox entries of a thread after `after`, oldest first, without their content,
+    /// each with its position.
+    async fn thread_entries(
+        &self,
+        thread: &str,
+        after: ThreadPosition,
+        limit: usize,
+    ) -> Result<Vec<(ThreadPosition, ThreadEntry)>, StoreError>;
 
     /// Returns a record, unless it has expired.
     async fn record(&self, kind: &str, key: &str) -> Result<Option<Record>, StoreError>;
 
+    /// Returns the records with these kinds and keys, in this order, as they are at one moment.
+    async fn records_at(&self, places: &[(&str, &str)]) -> Result<Vec<Option<Record>>, StoreError>;
+
     /// Returns at most `limit` records of a kind with keys after `after`, in the order of their keys.
     async fn records(&self, kind: &str, after: &str, limit: usize) -> Result<Vec<Record>, StoreError>;
+
+    /// Returns at most `limit` connections with a peer, or rotations of a peer, with keys after `after`, in the order of their
+    /// keys. `kind` is `connection` or `moved`. `peer` is the peer's DID as in the keys or, if it ends with a colon, the beginning
+    /// of it. A tilde, which no DID contains, stands for any rest.
+    async fn records_with_peer(
+        &self,
+        kind: &'static str,
+        peer: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Record>, StoreError>;
 
     /// Returns the keys of at most `limit` connections with known peers. The key is our DID, a space, and the peer's DID.
     async fn known_connections(&self, limit: usize) -> Result<Vec<String>, StoreError>;
 
-    /// Deletes data that has expired or exceeds its retention, at most `limit` rows of each table. Returns how many
+    /// Deletes data that has expired or exceeds its retention, and the oldest events if there are too many, at most `limit` rows of each table. Returns how many
     /// rows were deleted.
     async fn delete_expired(&self, now: Millis, retention: &Retention, limit: usize) -> Result<usize, StoreError>;
 

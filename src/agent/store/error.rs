@@ -8,7 +8,7 @@ pub enum StoreError {
     #[error("the store is full: {0}")]
     Full(String),
     /// The store cannot be read or written now. Trying again may help.
-    #[error("the store does not answer: {0}")]
+    #[error("the store cannot be used now: {0}")]
     Unavailable(String),
     /// The store is damaged, or belongs to another program. The text continues the sentence "the store ...".
     #[error("the store {0}")]

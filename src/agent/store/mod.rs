@@ -9,14 +9,17 @@
 
 mod backend;
 pub(in crate::agent) mod error;
+pub(in crate::agent) mod event;
 mod sqlite;
 pub(in crate::agent) mod types;
 
 pub use backend::Store;
 pub use error::StoreError;
+pub use event::{NewEvent, StoredEvent};
 pub use sqlite::{SqliteOptions, SqliteStore, backup, restore};
 pub use types::{
-    Attribution, Change, Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage,
-    HandledMessage, Millis, NewEnvelope, OutboxEntry, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record,
-    Retention, SendOutcome, SendState, Stranger, ThreadEntry, UNREAD, Usage,
+    Attribution, Change, Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope,
+    HandledMessage, Millis, NewEnvelope, OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota, PendingEnvelope,
+    Postponement, ReceiveOutcome, Record, Retention, SendOutcome, SendState, Stranger, ThreadEntry, ThreadPosition,
+    UNREAD, Usage,
 };

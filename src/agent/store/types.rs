@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::event::NewEvent;
 pub use crate::agent::clock::Millis;
 
 /// An envelope as received.
@@ -26,7 +27,8 @@ pub struct NewEnvelope {
 /// Whose room a pending envelope takes. The sender of an envelope is a claim until the envelope is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attribution {
-    /// The envelope was fetched from a mediator of ours. It may take all of the room.
+    /// A mediator of ours has delivered the envelope, and the document of its sender is known; or this agent has sent it
+    /// to itself. It may take all of the room.
     Fetched,
     /// The sender is unnamed, or its document is known without the network. Without a connection that our side has begun
     /// or accepted, the envelope may take only the share of strangers.
@@ -115,6 +117,8 @@ pub struct PendingEnvelope {
 /// The kind of the records of connections. Their key is our DID, a space, and the peer's DID. The store looks there for
 /// the peers that are known.
 pub const CONNECTION_KIND: &str = "connection";
+/// The kind of the records of peers' rotations. Their key is that of the connection with the peer's old DID.
+pub const PEER_ROTATION_KIND: &str = "moved";
 
 /// The revision of a record that is written without having been read.
 pub const UNREAD: i64 = -1;
@@ -181,6 +185,8 @@ pub enum Change {
     Remember(Record),
     /// Keeps everything about a peer that is not a stranger any more.
     Keep(String),
+    /// Writes an event for the application.
+    Event(NewEvent),
     /// Deletes a record, if it exists.
     Delete {
         /// The record's kind.
@@ -290,6 +296,8 @@ pub struct OutboxEntry {
     pub problem: Option<String>,
     /// Whether the message is an automatic reply to a stranger.
     pub to_stranger: bool,
+    /// Whether the application, or a person with a command, wants to hear what becomes of the message.
+    pub by_application: bool,
     /// The sealed content. `None` once the message will not be tried again.
     #[serde(skip)]
     pub sealed: Option<Vec<u8>>,
@@ -307,6 +315,44 @@ pub enum SendState {
     Failed,
     /// The message was not sent before it expired.
     Expired,
+    /// The application has cancelled the message.
+    Cancelled,
+}
+
+/// Makes the event that tells of an expired message, if one is wanted.
+pub type EventOfExpired = fn(&OutboxEntry) -> Option<NewEvent>;
+
+/// Selects messages of the outbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutboxQuery {
+    /// Only messages after this position.
+    pub after: OutboxPosition,
+    /// Only messages in this state.
+    pub state: Option<SendState>,
+    /// Only messages for this peer.
+    pub peer: Option<String>,
+    /// The largest number of messages.
+    pub limit: usize,
+}
+
+/// A position in the outbox. The default is the beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OutboxPosition {
+    /// When the message was put into the outbox.
+    pub created: Millis,
+    /// The number of the message among all of the outbox. The store sets it.
+    pub sequence: i64,
+}
+
+/// A position in a thread. The default is the beginning.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ThreadPosition {
+    /// When the message was received or put into the outbox.
+    pub time: Millis,
+    /// Whether the message is ours. Of one time, received messages come first, since an answer follows its question.
+    pub is_sent: bool,
+    /// The number of the message among all that were received, or all of the outbox.
+    pub sequence: i64,
 }
 
 /// The outcome of an attempt to send.
@@ -320,17 +366,6 @@ pub enum SendOutcome {
     Failed(Millis, String),
     /// The message had expired at this time.
     Expired(Millis),
-}
-
-/// A message of the outbox whose time to send is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpiredMessage {
-    /// The message's own id.
-    pub message: String,
-    /// The message's type.
-    pub kind: String,
-    /// Why the last attempt failed. `None` if there was no attempt.
-    pub problem: Option<String>,
 }
 
 /// An entry of a thread.
@@ -368,7 +403,8 @@ pub struct Retention {
     pub envelopes: Millis,
     /// A delivery that the application has not acknowledged. 0, the default, keeps deliveries for ever.
     pub deliveries: Millis,
-    /// The metadata of an acknowledged delivery, or of a message that was sent or given up. Default: 30 days.
+    /// The metadata of an acknowledged delivery, or of a message that was sent or given up; and an event. Default: 30
+    /// days.
     pub history: Millis,
     /// What is known of a stranger that was not heard of again, and has no unread message here. Default: 30 minutes.
     pub strangers: Millis,

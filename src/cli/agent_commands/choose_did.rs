@@ -1,51 +1,59 @@
-//! The choice of our DID when the command line names none.
+//! The choice of our DID when the command line names none, and our DID by its short name.
 
-use claviger::did::peer::short_form;
 use serde_json::Value;
 
-use crate::cli::{
-    agent_client::{AgentClient, percent_encoded},
-    arguments::check_did,
-    failure::Failure,
-};
+use claviger::did::{did_of, short_name_beginning};
 
-/// The number of connections that are read at once.
-const PAGE: usize = 1000;
+use crate::cli::{agent_client::AgentClient, arguments::not_a_did, failure::Failure, output::short};
 
-/// Returns the DID that was named, else our DID in the connection with the peer, else our newest DID.
-pub async fn choose_own_did(client: &AgentClient, named: Option<&str>, peer: Option<&str>) -> Result<String, Failure> {
+/// Sets the sender of a message. If none is named, the agent chooses: our DID in the connection with the peer, else our
+/// newest DID.
+pub async fn set_sender(client: &AgentClient, message: &mut Value, named: Option<&str>) -> Result<(), Failure> {
+    match named {
+        Some(did) => message["from"] = own_did(client, did).await?.into(),
+        // An agent of an older release would send the message anonymously. It does not know this member, and refuses.
+        None => message["anonymous"] = false.into(),
+    }
+    Ok(())
+}
+
+/// Explains why the agent refuses a message: it is of an older release, and cannot choose the sender; or the recipient has no
+/// endpoint.
+pub fn explain_refusal(failure: Failure) -> Failure {
+    match failure.message.contains("unknown field `anonymous`") {
+        true => failure.hint("the running agent is of an older release: restart it, or name our DID with --from"),
+        false if failure.code == "no-endpoint" => {
+            failure.hint("`claviger send --hold` lets the message wait until the recipient connects")
+        }
+        false => failure,
+    }
+}
+
+/// Returns the DID that was named, else our newest DID that has not rotated to another.
+pub async fn choose_own_did(client: &AgentClient, named: Option<&str>) -> Result<String, Failure> {
     if let Some(did) = named {
-        check_did(did)?;
-        return Ok(did.to_owned());
+        return own_did(client, did).await;
     }
-    if let Some(peer) = peer
-        && let Some(did) = own_did_towards(client, peer).await?
-    {
-        return Ok(did);
-    }
-    let dids: Value = client.get("/v1/dids").await?;
-    match dids[0]["did"].as_str() {
+    let ours = client.get_all("/v1/dids", "dids").await?;
+    match ours.iter().find(|own| own["rotated_to"].is_null()).and_then(|own| own["did"].as_str()) {
         Some(did) => Ok(did.to_owned()),
         None => Err(Failure::new("no-did", "the agent has no DID that it serves")
             .hint("`claviger status` shows DIDs that are refused; `claviger did create` makes a DID")),
     }
 }
 
-/// Returns our DID in a connection with the peer that has not ended. Connections have the short form of a did:peer:4.
-async fn own_did_towards(client: &AgentClient, peer: &str) -> Result<Option<String>, Failure> {
-    let theirs = short_form(peer).unwrap_or(peer);
-    let mut after = String::new();
-    loop {
-        let path = format!("/v1/connections?limit={PAGE}&after={}", percent_encoded(&after));
-        let page: Value = client.get(&path).await?;
-        let connections = page["connections"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let connection = connections.iter().find(|it| it["theirs"] == theirs && it["ended"].is_null());
-        if let Some(did) = connection.and_then(|it| it["ours"].as_str()) {
-            return Ok(Some(did.to_owned()));
-        }
-        if connections.len() < PAGE {
-            return Ok(None);
-        }
-        page["cursor"].as_str().unwrap_or_default().clone_into(&mut after);
+/// Returns our DID that a text names: a DID as it is, or the one with this short name.
+pub async fn own_did(client: &AgentClient, text: &str) -> Result<String, Failure> {
+    if did_of(text).is_some() {
+        return Ok(text.to_owned());
     }
+    if short_name_beginning(text).is_none() {
+        return Err(not_a_did(text));
+    }
+    let all = client.get_all("/v1/dids", "dids").await?;
+    let found = all.iter().filter_map(|own| own["did"].as_str()).find(|did| short(did) == text);
+    found.map(str::to_owned).ok_or_else(|| {
+        Failure::new("name-unknown", format!("none of the agent's DIDs is {text}"))
+            .hint("`claviger did list` shows them")
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use claviger::didcomm::Message;
 use serde_json::{Value, json};
 
 use super::choose_did::choose_own_did;
@@ -27,20 +28,26 @@ pub struct Args {
     /// The invitation expires after this many hours
     #[arg(long, value_name = "HOURS", default_value_t = 24 * 7)]
     hours: u32,
+    /// An ID for this request, for a command that is repeated: it makes one invitation; if not given, a new ID
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
     /// Writes the QR code to a file, as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
 
 pub async fn run(args: &Args, client: &AgentClient, out: &Out) -> Result<(), Failure> {
-    let from = choose_own_did(client, args.from.as_deref(), None).await?;
-    let mut request = json!({ "from": from, "multi_use": args.multi, "hours": args.hours });
+    let from = choose_own_did(client, args.from.as_deref()).await?;
+    let id = args.id.clone().unwrap_or_else(Message::new_id);
+    let has_qr_codes = !out.json || args.svg.is_some();
+    let mut request =
+        json!({ "id": id, "from": from, "multi_use": args.multi, "hours": args.hours, "qr_codes": has_qr_codes });
     for (name, value) in [("goal", &args.goal), ("goal_code", &args.goal_code)] {
         if let Some(value) = value {
             request[name] = value.as_str().into();
         }
     }
-    let made: Value = client.post("/v1/invitations", &request).await?;
+    let made: Value = client.post_repeatable("/v1/invitations", &request).await?;
     if let Some(path) = &args.svg {
         let picture = made["svg"].as_str().ok_or_else(|| {
             Failure::new(

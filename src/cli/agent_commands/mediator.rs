@@ -15,9 +15,15 @@ use crate::cli::{
     runtime::block_on,
 };
 
-/// Mediators, which receive messages for an agent without a reachable port: use, list, leave
+/// Lists the mediators, which receive messages for an agent without a reachable port; uses and leaves them
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
 #[derive(clap::Subcommand)]
-pub enum Command {
+enum Command {
     Use(UseArgs),
     List(ListArgs),
     Leave(LeaveArgs),
@@ -30,7 +36,7 @@ pub enum Command {
 /// and registers each further DID of ours whose --service is the mediator's routing DID. A second call with the same
 /// mediator makes no new DID.
 #[derive(clap::Args)]
-pub struct UseArgs {
+struct UseArgs {
     /// The mediator's DID
     did: String,
     /// Our DID for the mediator; if not given, the newest without a service, or a new one
@@ -48,15 +54,16 @@ pub struct UseArgs {
 /// Lists the mediators, and the state of each
 ///
 /// The state is `live` (the mediator delivers messages at once), `polling`, `connecting` or `away`. The list also shows
-/// the DIDs for which the mediator receives messages, and those that the mediator has not registered yet.
+/// what the mediator lacks, the DIDs for which the mediator receives messages, and those that the mediator has not
+/// registered yet.
 #[derive(clap::Args)]
-pub struct ListArgs {}
+struct ListArgs {}
 
 /// Leaves a mediator
 ///
 /// The agent fetches the messages that wait at the mediator, and the mediator receives no more messages for it.
 #[derive(clap::Args)]
-pub struct LeaveArgs {
+struct LeaveArgs {
     /// The mediator's DID
     did: String,
     /// Leaves even if the mediator cannot be notified; messages that wait there are lost
@@ -69,34 +76,40 @@ const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(40);
 /// The pause between two requests for the mediator's state.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure> {
+pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let client = AgentClient::new(config)?;
-    match command {
-        Command::Use(args) => use_mediator(args, &client, config, out),
-        Command::List(_) => list(&client, out),
-        Command::Leave(args) => leave(args, &client, out),
+    match &args.command {
+        Some(Command::Use(args)) => use_mediator(args, &client, config, out),
+        None | Some(Command::List(_)) => list(&client, out),
+        Some(Command::Leave(args)) => leave(args, &client, out),
     }
 }
 
 fn use_mediator(args: &UseArgs, client: &AgentClient, config: &Config, out: &Out) -> Result<(), Failure> {
     check_did(&args.did)?;
-    let ours: Value = block_on(client.get("/v1/dids"))?;
+    let ours = block_on(client.get_all("/v1/dids", "dids"))?;
     let from = match &args.from {
         Some(did) => {
             check_did(did)?;
             did.clone()
         }
-        None => match ours.as_array().into_iter().flatten().find(|it| services(it).next().is_none()) {
+        None => match ours.iter().find(|it| services(it).next().is_none()) {
             Some(own) => own["did"].as_str().unwrap_or_default().to_owned(),
             None => create_did(None, args, client, config, out)?,
         },
     };
-    let mediator: Value = block_on(client.post("/v1/mediators", &json!({ "did": args.did, "from": from })))?;
+    let mediator: Value =
+        block_on(client.post("/v1/mediators", &json!({ "did": args.did, "from": from }))).map_err(|failure| {
+            match failure.message.contains("mediate-deny") {
+                true => failure.hint("`claviger did create --method peer:2` makes a DID for --from"),
+                false => failure,
+            }
+        })?;
     let routing: Vec<&str> =
         mediator["routing_dids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     out.say(&format!("{} receives messages for this agent.", short(&args.did)));
     let uses_mediator = |own: &&Value| services(own).any(|uri| routing.contains(&uri));
-    let known = ours.as_array().into_iter().flatten().find(uses_mediator).and_then(|own| own["did"].as_str());
+    let known = ours.iter().find(uses_mediator).and_then(|own| own["did"].as_str());
     let did = match (known, routing.first()) {
         _ if args.no_did => None,
         (Some(did), _) => Some(did.to_owned()),
@@ -131,8 +144,8 @@ fn create_did(
 async fn wait_until_registered(client: &AgentClient, mediator: &str, did: Option<&str>) -> Result<Value, Failure> {
     let until = Instant::now() + REGISTRATION_TIMEOUT;
     loop {
-        let all: Value = client.get("/v1/mediators").await?;
-        let found = all.as_array().into_iter().flatten().find(|it| it["did"] == mediator).cloned().unwrap_or_default();
+        let all = client.get_all("/v1/mediators", "mediators").await?;
+        let found = all.into_iter().find(|it| it["did"] == mediator).unwrap_or_default();
         let is_registered =
             |did: &str| found["registered"].as_array().is_some_and(|all| all.iter().any(|it| it == did));
         if did.is_none_or(is_registered) {
@@ -150,11 +163,10 @@ async fn wait_until_registered(client: &AgentClient, mediator: &str, did: Option
 }
 
 fn list(client: &AgentClient, out: &Out) -> Result<(), Failure> {
-    let all: Value = block_on(client.get("/v1/mediators"))?;
+    let mediators = block_on(client.get_all("/v1/mediators", "mediators"))?;
     if out.json {
-        return out.document(&json!({ "mediators": all }));
+        return out.document(&json!({ "mediators": mediators }));
     }
-    let mediators = all.as_array().cloned().unwrap_or_default();
     for mediator in &mediators {
         let text = |name: &str| mediator[name].as_str().unwrap_or_default();
         let how = match text("state") {
@@ -163,7 +175,11 @@ fn list(client: &AgentClient, out: &Out) -> Result<(), Failure> {
             "connecting" => "connecting".to_owned(),
             _ => format!("away: {}", text("problem")),
         };
-        out.line(&format!("{NAME}{}{NAME:#}, as {}: {how}", short(text("did")), short(text("ours"))))?;
+        let lacks = match (text("state"), text("problem")) {
+            ("away", _) | (_, "") => String::new(),
+            (_, problem) => format!(" ({problem})"),
+        };
+        out.line(&format!("{NAME}{}{NAME:#}, as {}: {how}{lacks}", short(text("did")), short(text("ours"))))?;
         for (name, what) in [("registered", "receives messages for"), ("missing", "not yet registered:")] {
             for did in mediator[name].as_array().into_iter().flatten().filter_map(Value::as_str) {
                 out.line(&format!("  {DIM}{what}{DIM:#} {}", short(did)))?;

@@ -1,5 +1,8 @@
 //! `claviger status`: shows the state of the running agent.
 
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli::{
@@ -9,18 +12,40 @@ use crate::cli::{
 };
 
 /// Shows the state of the running agent: its tokens, and the messages that wait
+///
+/// Each token has a line: whether it is ready, since when, and if not, why and what to do.
 #[derive(clap::Args)]
+#[command(after_long_help = r#"With --json: {"status", "tokens", "keys"}, as the API has them (docs/api.md)."#)]
 pub struct Args {}
 
 pub async fn run(_: &Args, client: &AgentClient, out: &Out) -> Result<(), Failure> {
     let status: Value = client.get("/v1/status").await?;
-    let keys: Value = client.get("/v1/tokens").await?;
+    let keys = client.get_all("/v1/tokens", "keys").await?;
+    let tokens: Value = client.get("/v1/tokens/status").await?;
     if out.json {
-        return out.document(&json!({ "status": status, "keys": keys }));
+        return out.document(&json!({ "status": status, "tokens": tokens, "keys": keys }));
+    }
+    let Tokens { tokens, waits_for } = Tokens::deserialize(tokens).unwrap_or_default();
+    let ready = tokens.iter().filter(|token| token.state == "ready").count();
+    let version = status["version"].as_str().unwrap_or_default();
+    let verb = if tokens.len() == 1 { "is" } else { "are" };
+    out.line(&format!("claviger {version}: {ready} of {} {verb} ready", count(tokens.len(), "token")))?;
+    for token in &tokens {
+        out.line(&token.line())?;
+        if let Some(action) = &token.action {
+            out.line(&format!("  what to do: {action}"))?;
+        }
+    }
+    match waits_for.as_deref() {
+        None => out.line("received messages are opened")?,
+        Some("did") => out.line("received messages are not accepted: the agent serves no DID")?,
+        Some("token") => out.line("received messages wait: no ready token has a key agreement key of our DIDs")?,
+        Some("store") => {
+            out.line("received messages wait: the store is sealed, and no ready token has unwrapped its key yet")?;
+        }
+        Some(other) => out.line(&format!("received messages wait for: {other}"))?,
     }
     let waiting = |name: &str| usize::try_from(status["waiting"][name].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
-    let ready = if status["token_ready"] == true { "ready" } else { "not ready: received messages wait" };
-    out.line(&format!("claviger {}; its tokens are {ready}", status["version"].as_str().unwrap_or_default()))?;
     out.line(&format!("{} to be unpacked", count(waiting("envelopes"), "message")))?;
     out.line(&format!("{} to be read", count(waiting("deliveries"), "message")))?;
     out.line(&format!("{} to be sent", count(waiting("outgoing"), "message")))?;
@@ -35,9 +60,69 @@ pub async fn run(_: &Args, client: &AgentClient, out: &Out) -> Result<(), Failur
             ));
         }
     }
-    for key in keys.as_array().into_iter().flatten() {
+    if status["refused"].as_array().is_some_and(|refused| !refused.is_empty()) {
+        out.say(
+            "  what to do: restore these keys in their tokens; for keys that are lost for good, make another DID (`claviger did \
+             create`), and move the document of the old one out of `documents` in the state folder",
+        );
+    }
+    for key in &keys {
         let text = |name: &str| key[name].as_str().unwrap_or_default().to_owned();
         out.line(&format!("{} in the token {:?}: {}", text("key"), text("token"), text("state")))?;
     }
     Ok(())
+}
+
+/// The answer of `/v1/tokens/status`.
+#[derive(Default, Deserialize)]
+struct Tokens {
+    tokens: Vec<Token>,
+    waits_for: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    name: String,
+    state: String,
+    since: u64,
+    reason: Option<String>,
+    action: Option<String>,
+}
+
+impl Token {
+    fn line(&self) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let time = now.saturating_sub(Duration::from_millis(self.since)).as_secs();
+        let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("token {:?} has been {} for {}{reason}", self.name, self.state, duration(time))
+    }
+}
+
+/// A time in the largest unit of which it has two or more.
+fn duration(seconds: u64) -> String {
+    let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
+    let (size, unit) = units.into_iter().find(|(size, _)| seconds >= 2 * size).unwrap_or((1, "second"));
+    count(usize::try_from(seconds / size).unwrap_or(usize::MAX), unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_one_unit() {
+        let times = [0, 1, 59, 119, 120, 7199, 7200, 172_799, 172_800].map(duration);
+        let expected = [
+            "0 seconds",
+            "1 second",
+            "59 seconds",
+            "119 seconds",
+            "2 minutes",
+            "119 minutes",
+            "2 hours",
+            "47 hours",
+            "2 days",
+        ];
+        assert_eq!(times, expected);
+    }
 }

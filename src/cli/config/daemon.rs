@@ -3,18 +3,29 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use claviger::{
-    agent::{OutboxOptions, store::SqliteOptions},
+    agent::{AgentOptions, EventKind, MediationOptions, OutboxOptions, store::SqliteOptions},
     did::CacheLimits,
 };
 use serde::Deserialize;
 
+use super::{
+    access::{ApiClientSection, ApiRemoteSection, ApiTokenSection, ApiUserSection},
+    webhook::{WebhookSection, one_or_more},
+};
+
 /// The settings that SIGHUP reads again. Their new values take effect at once; all other settings need a restart.
-pub const RELOADABLE: [&str; 12] = [
+pub const RELOADABLE: [&str; 18] = [
+    "api.client",
+    "api.token",
+    "api.token_file",
+    "api.user",
+    "api.users",
     "api.webhook",
     "http.body_seconds",
     "http.connections",
     "http.connections_per_address",
     "http.header_seconds",
+    "http.name",
     "http.rate_per_address",
     "http.return_route_seconds",
     "ops.log_level",
@@ -78,6 +89,9 @@ pub struct AgentSection {
     pub refused_minutes: u32,
     /// Whether a person is asked for a PIN or a touch for a message from a DID with which there is no connection.
     pub prompt_strangers: bool,
+    /// Whether the inbox has basic messages without a proved sender, which anyone may have written. They have no `sender`, and
+    /// cannot be answered.
+    pub accept_anonymous: bool,
     /// The goal codes that discover-features discloses.
     pub goal_codes: Vec<String>,
 }
@@ -100,6 +114,7 @@ impl Default for AgentSection {
             refused_attempts: 8,
             refused_minutes: 10,
             prompt_strangers: false,
+            accept_anonymous: false,
             goal_codes: Vec::new(),
         }
     }
@@ -115,6 +130,8 @@ pub struct HttpSection {
     pub listen: SocketAddrs,
     /// The URL by which peers reach the server, for invitations. A DID names its own URL in its document.
     pub public_url: Option<String>,
+    /// The name of the agent's owner, which the web pages of invitations show to everyone who has the link. Nobody verifies it.
+    pub name: Option<String>,
     /// The server's certificate chain, a file in PEM. The file is read again when it changes and on SIGHUP. Without it
     /// the server speaks plain HTTP, behind a proxy with TLS.
     pub tls_certificate: Option<PathBuf>,
@@ -139,6 +156,7 @@ impl Default for HttpSection {
         Self {
             listen: SocketAddrs::default(),
             public_url: None,
+            name: None,
             tls_certificate: None,
             tls_key: None,
             connections: 20_000,
@@ -151,7 +169,8 @@ impl Default for HttpSection {
     }
 }
 
-/// The daemon's own connections to other servers.
+/// Connections to other servers: of the daemon, and of `did resolve`, `pack` and `unpack`, which fetch the documents of did:web
+/// and did:webvh.
 #[derive(Debug, Clone, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
@@ -195,6 +214,9 @@ pub struct MediationSection {
     pub live: bool,
     /// How often a mediator without live delivery is asked for messages, in seconds.
     pub poll_seconds: u64,
+    /// The most bytes that a mediator may send at once, in one delivery. Some mediators send all waiting messages in one,
+    /// whatever they are asked for. At least four messages of `max_message_bytes` are read in any case.
+    pub max_delivery_bytes: usize,
     /// The servers of the agent's own mediators that have private addresses, such as `https://mediator.lan:8443`: only
     /// the agent's requests to its mediators may go there.
     pub private_servers: Vec<String>,
@@ -202,7 +224,13 @@ pub struct MediationSection {
 
 impl Default for MediationSection {
     fn default() -> Self {
-        Self { live: true, poll_seconds: 30, private_servers: Vec::new() }
+        let options = MediationOptions::default();
+        Self {
+            live: options.websocket,
+            poll_seconds: options.poll_interval.as_secs(),
+            max_delivery_bytes: options.max_delivery_bytes,
+            private_servers: Vec::new(),
+        }
     }
 }
 
@@ -294,8 +322,10 @@ pub struct StoreSection {
     pub strangers_minutes: u32,
     /// A message that the application does not acknowledge is deleted after this many days. 0: never.
     pub unread_days: u32,
-    /// The record of a message that was handled or sent is deleted after this many days.
+    /// The record of a message that was handled or sent, and an event, is deleted after this many days.
     pub history_days: u32,
+    /// Events that are kept, at most. Those of strangers take a tenth of them at most. Beyond this limit, the oldest are deleted.
+    pub max_events: u64,
 }
 
 impl Default for StoreSection {
@@ -323,6 +353,7 @@ impl Default for StoreSection {
             strangers_minutes: 30,
             unread_days: 0,
             history_days: 30,
+            max_events: limits.max_events,
         }
     }
 }
@@ -335,33 +366,39 @@ pub struct ApiSection {
     /// `unix:PATH`, or an address and port of the loopback interface, which needs `token_file`. Without it:
     /// `unix:api.sock` in `state_dir`.
     pub listen: Option<String>,
-    /// The users, by name or number, whose processes may use the Unix socket, beside root and the daemon's user.
+    /// The users, by name or number, whose processes may use the whole API on the Unix socket, beside root and the daemon's
+    /// user.
     pub users: Vec<String>,
-    /// The file with the bearer token that clients on the loopback interface must present.
+    /// The file with the bearer token for the whole API on the loopback interface. The commands of `claviger` present it.
     pub token_file: Option<PathBuf>,
     /// The most bytes of messages in one answer of `/v1/inbox`. A larger message is returned alone.
     pub max_page_bytes: usize,
-    pub webhook: Option<WebhookSection>,
+    /// The kinds of events that are recorded for `/v1/events`. Each costs a row in the store.
+    pub events: Vec<EventKind>,
+    pub user: Vec<ApiUserSection>,
+    pub token: Vec<ApiTokenSection>,
+    pub remote: Option<ApiRemoteSection>,
+    pub client: Vec<ApiClientSection>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub webhook: Vec<WebhookSection>,
 }
 
 impl Default for ApiSection {
     fn default() -> Self {
-        Self { listen: None, users: Vec::new(), token_file: None, max_page_bytes: 4 * 1024 * 1024, webhook: None }
+        let options = AgentOptions::default();
+        Self {
+            listen: None,
+            users: Vec::new(),
+            token_file: None,
+            max_page_bytes: options.max_page_bytes,
+            events: options.recorded_events.into_iter().collect(),
+            user: Vec::new(),
+            token: Vec::new(),
+            remote: None,
+            client: Vec::new(),
+            webhook: Vec::new(),
+        }
     }
-}
-
-/// The webhook to which received messages are posted.
-#[derive(Debug, Clone, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
-#[serde(deny_unknown_fields)]
-pub struct WebhookSection {
-    /// The webhook's URL: https, or http on the loopback interface.
-    pub url: String,
-    /// The file whose first line is the secret that signs the requests.
-    pub secret_file: PathBuf,
-    /// The types of the messages that are posted. Empty: all.
-    #[serde(default)]
-    pub types: Vec<String>,
 }
 
 /// Health checks, metrics and the log.
@@ -399,7 +436,7 @@ pub enum LogLevel {
 pub struct SocketAddrs(pub Vec<SocketAddr>);
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "this is no IP address with a port, such as 127.0.0.1:8443, and no array of them")]
 enum OneOrMore {
     One(SocketAddr),
     More(Vec<SocketAddr>),

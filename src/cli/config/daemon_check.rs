@@ -1,8 +1,13 @@
 //! Checks the settings that only the daemon reads.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
 use claviger::net::Target;
 
-use super::daemon::DaemonConfig;
+use super::{daemon::DaemonConfig, webhook::WebhookSection};
 use crate::cli::failure::Failure;
 
 impl DaemonConfig {
@@ -26,14 +31,62 @@ impl DaemonConfig {
         if self.store.strangers_percent > 100 || self.store.known_peer_percent > 100 {
             return Err(invalid("strangers_percent or known_peer_percent in [store] is more than 100"));
         }
+        let mut sockets = BTreeMap::new();
+        for (address, section) in self.sockets().filter(|(address, _)| address.port() != 0) {
+            if let Some(other) = sockets.insert(address, section) {
+                return Err(invalid(&format!(
+                    "`listen` in [{other}] and [{section}] name the same address, {address}"
+                )));
+            }
+        }
+        self.check_webhooks()?;
         match self.zeros().into_iter().find(|(_, is_zero, _)| *is_zero) {
             Some((name, _, why)) => Err(invalid(&format!("{name} is 0: {why}"))),
             None => Ok(()),
         }
     }
 
+    /// The addresses of all sockets but that of `[api]`, with their sections.
+    pub fn sockets(&self) -> impl Iterator<Item = (SocketAddr, &'static str)> {
+        let peers = self.http.listen.0.iter().map(|address| (*address, "http"));
+        let ops = self.ops.listen.map(|address| (address, "ops"));
+        peers.chain(ops).chain(self.api.remote.as_ref().map(|remote| (remote.listen, "api.remote")))
+    }
+
+    fn check_webhooks(&self) -> Result<(), Failure> {
+        let invalid = |message: String| Err(Failure::usage("bad-config", message));
+        let webhooks = &self.api.webhook;
+        if webhooks.len() > 1 && webhooks.iter().any(|webhook| webhook.name.is_none()) {
+            return invalid("of several [[api.webhook]], one has no `name`".to_owned());
+        }
+        let mut names = BTreeSet::new();
+        for options in webhooks.iter().map(WebhookSection::options) {
+            let zeros = [
+                (
+                    "refused_attempts",
+                    options.refused_attempts == 0,
+                    "letters would be set aside before they are posted",
+                ),
+                ("max_dead_letters", options.max_dead_letters == 0, "no letter could be set aside"),
+            ];
+            if options.events.is_empty() {
+                return invalid(format!(
+                    "events in [[api.webhook]] {:?} is empty: nothing would be posted",
+                    options.name
+                ));
+            }
+            if let Some((name, _, why)) = zeros.into_iter().find(|(_, is_zero, _)| *is_zero) {
+                return invalid(format!("{name} in [[api.webhook]] {:?} is 0: {why}", options.name));
+            }
+            if let Some(name) = names.replace(options.name) {
+                return invalid(format!("two [[api.webhook]] have the name {name:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// The settings that must not be 0: the name, whether it is 0, and what 0 would mean.
-    fn zeros(&self) -> [(&'static str, bool, &'static str); 33] {
+    fn zeros(&self) -> [(&'static str, bool, &'static str); 34] {
         let (agent, http, net, outbox, store) = (&self.agent, &self.http, &self.net, &self.outbox, &self.store);
         let (unpacked, accepted, sent) =
             ("no message would be unpacked", "no message would be accepted", "no message would be sent");
@@ -97,6 +150,11 @@ impl DaemonConfig {
                 "max_marks_of_strangers in [store]",
                 store.max_marks_of_strangers == 0,
                 "repeated messages would not be known",
+            ),
+            (
+                "max_events in [store]",
+                store.max_events == 0,
+                "no event would be kept: leave `events` of [api] empty instead",
             ),
             ("max_page_bytes in [api]", self.api.max_page_bytes == 0, "each answer would have one message"),
         ]

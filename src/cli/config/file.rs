@@ -10,6 +10,7 @@ use super::{
     },
     keeper::KeeperSection,
     token::{KeySection, TokenConfig},
+    token_table::TokenTable,
 };
 
 /// The settings at the top of the file, before the first table.
@@ -23,7 +24,7 @@ pub struct ConfigFile {
     pub state_dir: Option<PathBuf>,
     #[serde(default)]
     #[cfg_attr(test, serde(skip_serializing))]
-    pub token: Vec<TokenConfig>,
+    pub token: Vec<TokenTable<TokenConfig>>,
     #[serde(default)]
     #[cfg_attr(test, serde(skip_serializing))]
     pub key: Vec<KeySection>,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use figment::error::Kind;
 
-use super::file::ConfigFile;
+use super::{file::ConfigFile, token_table::TokenTables};
 use crate::cli::failure::Failure;
 
 /// The name of the configuration in an error.
@@ -17,7 +17,8 @@ pub fn invalid_configuration(path: Option<&Path>, text: &str, error: figment::Er
     let from_environment = error.metadata.as_ref().is_some_and(|metadata| metadata.name.contains("environment"));
     let mut file = displayed_name(path.filter(|_| !from_environment));
     // figment does not keep the position of a value; the TOML parser below it does.
-    let parsed = toml::from_str::<ConfigFile>(text).err().filter(|_| !from_environment);
+    let parsed = toml::from_str::<ConfigFile>(text).err().or_else(|| toml::from_str::<TokenTables>(text).err());
+    let parsed = parsed.filter(|_| !from_environment);
     if let Some(before) = parsed.as_ref().and_then(|error| text.get(..error.span()?.start)) {
         file = format!("{file} line {}", before.matches('\n').count() + 1);
     }
@@ -31,6 +32,10 @@ pub fn invalid_configuration(path: Option<&Path>, text: &str, error: figment::Er
         // figment's message quotes the line, which may hold a PIN.
         Kind::Message(message) if message.starts_with("TOML parse error") => {
             (parsed.as_ref().map_or("not valid TOML", toml::de::Error::message).replace('\n', ": "), &[][..], "")
+        }
+        // The message of the standard library.
+        Kind::Message(message) if message == "invalid socket address syntax" => {
+            (format!("{setting}this is no IP address with a port, such as 127.0.0.1:8443"), &[][..], "")
         }
         kind => (format!("{setting}{}", kind.to_string().trim_end()), &[][..], ""),
     };

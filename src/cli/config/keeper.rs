@@ -27,6 +27,9 @@ pub struct KeeperSection {
     /// together is then no longer used, and the agent refuses the DIDs whose documents have it. 0: only after the token
     /// was away.
     check_keys_seconds: u64,
+    /// A token that was not used for this many seconds is asked whether it is still there. That needs no PIN and asks no
+    /// person. So a missing token is noticed before a message arrives. 0: only when it is used.
+    probe_seconds: u64,
     /// The audit file, to which a line is added for each operation. Without it: `audit.jsonl` in `state_dir`.
     pub audit: Option<PathBuf>,
     /// How many refusals of one kind (operation, result and user) have an audit line of their own within a minute. The
@@ -41,7 +44,7 @@ pub struct KeeperSection {
 
 impl Default for KeeperSection {
     fn default() -> Self {
-        let KeeperOptions { audit_refusals, rate, hang_timeout, renew_after, check_interval, .. } =
+        let KeeperOptions { audit_refusals, rate, hang_timeout, renew_after, check_interval, probe_interval, .. } =
             KeeperOptions::default();
         Self {
             in_process: false,
@@ -49,6 +52,7 @@ impl Default for KeeperSection {
             hang_seconds: hang_timeout.as_secs(),
             renew_seconds: renew_after.as_secs(),
             check_keys_seconds: check_interval.map_or(0, |interval| interval.as_secs()),
+            probe_seconds: probe_interval.map_or(0, |interval| interval.as_secs()),
             audit: None,
             audit_refusals,
             agents: None,
@@ -83,6 +87,11 @@ impl KeeperSection {
     /// How often keys are found and tested again. `None`: only after an outage.
     pub fn check_interval(&self) -> Option<Duration> {
         Some(Duration::from_secs(self.check_keys_seconds)).filter(|interval| !interval.is_zero())
+    }
+
+    /// How often an idle token is asked whether it is still there. `None`: never.
+    pub fn probe_interval(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.probe_seconds)).filter(|interval| !interval.is_zero())
     }
 
     /// How long a token may fail before a new keeper process is tried.

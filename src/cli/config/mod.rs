@@ -1,5 +1,6 @@
 //! The configuration: claviger.toml, each value of which the environment can override.
 
+mod access;
 mod daemon;
 mod daemon_check;
 mod file;
@@ -9,8 +10,11 @@ mod keeper;
 mod reference;
 mod source;
 mod token;
+mod token_table;
+mod webhook;
 
 use std::{
+    fmt::{self, Display},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,15 +25,17 @@ use claviger::{
 };
 use figment::value::Dict;
 
-pub use daemon::{DaemonConfig, HttpSection, LogLevel, OpsSection, RELOADABLE, StoreSection, WebhookSection};
+pub use daemon::{DaemonConfig, HttpSection, LogLevel, OpsSection, RELOADABLE, StoreSection};
 pub use invalid::displayed_name;
 pub use keeper::KeeperSection;
 pub use token::TokenConfig;
+pub use webhook::{WebhookSection, one_or_more};
 
-use super::failure::Failure;
+use super::{failure::Failure, service_log::LogFormat};
 use file::ConfigFile;
 use invalid::{invalid_configuration, nearest};
 use token::is_variable_name;
+use token_table::TokenTable;
 
 /// The configuration of this process. Paths are absolute, or relative to the working folder.
 #[derive(Debug, Default)]
@@ -52,6 +58,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// The global command line options, for the processes that this one starts.
     pub flags: Vec<String>,
+    /// The format of this process's log if it runs as a service, for the keepers that it starts.
+    pub log: Option<LogFormat>,
     /// How long to wait for a YubiKey that is not plugged in (`--wait`).
     pub wait: Option<Duration>,
 }
@@ -62,6 +70,16 @@ pub enum ApiAddress {
     Unix(PathBuf),
     /// An address and port, not yet parsed.
     Tcp(String),
+}
+
+impl Display for ApiAddress {
+    /// As `listen` of `[api]` has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => f.write_str(address),
+        }
+    }
 }
 
 impl Config {
@@ -77,10 +95,10 @@ impl Config {
         let invalid = |error: figment::Error| invalid_configuration(path.as_deref(), &text, error);
         let file: ConfigFile = figment.extract().map_err(invalid)?;
         let source = figment.extract().map_err(invalid)?;
-        Ok((Self::new(path, file)?, source))
+        Ok((Self::new(path, &text, file)?, source))
     }
 
-    fn new(path: Option<PathBuf>, file: ConfigFile) -> Result<Self, Failure> {
+    fn new(path: Option<PathBuf>, text: &str, file: ConfigFile) -> Result<Self, Failure> {
         // The parent of a bare file name is the empty path, which is the working folder.
         let base = path.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
         let keys = file.key.iter().map(|key| match PublicKey::from_multikey(&key.key) {
@@ -92,11 +110,13 @@ impl Config {
                     .hint("`claviger key list --json` shows the multikey of each key"))
             }
         });
-        let config = Self {
+        let tokens = file.token.into_iter().enumerate();
+        let tokens = tokens.map(|(index, table)| token(index, table, path.as_deref(), text));
+        let mut config = Self {
+            tokens: tokens.collect::<Result<_, _>>()?,
             state_dir: file.state_dir.map_or_else(source::default_state_dir, |folder| base.join(folder)),
             documents: file.did.documents.iter().map(|path| base.join(path)).collect(),
             keys: keys.collect::<Result<_, _>>()?,
-            tokens: file.token,
             keeper: file.keeper,
             daemon: DaemonConfig {
                 agent: file.agent,
@@ -109,44 +129,63 @@ impl Config {
                 ops: file.ops,
             },
             flags: Vec::new(),
+            log: None,
             wait: None,
             file: path,
             base,
         };
-        config.check_tokens()?;
+        config.check_tokens();
         config.keeper.check()?;
         Ok(config)
     }
 
-    fn check_tokens(&self) -> Result<(), Failure> {
-        let file = displayed_name(self.file.as_deref());
-        for (index, token) in self.tokens.iter().enumerate() {
-            let duplicate = self.tokens[..index].iter().any(|other| other.name == token.name);
-            if token.name.is_empty() || duplicate {
-                let message = format!("{file}: two [[token]] have the name {:?}", token.name);
-                return Err(Failure::usage("bad-config", message).hint("give each token a name of its own"));
-            }
-            if token.uri.is_empty() == token.keeper.is_none() {
-                let message = format!("{file}: the token {:?} needs either `uri` or `keeper`", token.name);
-                return Err(Failure::usage("bad-config", message).hint(
-                    "`uri` names the token by its module; `keeper` names the socket of a process that holds the token",
-                ));
-            }
-            let is_invalid =
-                |(variable, value): &(&String, &String)| !is_variable_name(variable) || value.contains('\0');
-            if let Some((variable, _)) = token.environment.iter().find(is_invalid) {
-                let message = format!(
-                    "{file}: `environment` of the token {:?}: {variable:?} has an invalid name or value",
-                    token.name
-                );
-                return Err(Failure::usage("bad-config", message)
-                    .hint("a name has letters, digits and underscores; a value has no NUL"));
-            }
-            if let Some(profile) = &token.profile {
-                self.check_profile(token, profile)?;
+    /// Finds what is wrong with single tokens. The others can be used.
+    fn check_tokens(&mut self) {
+        let faults: Vec<_> = (0..self.tokens.len()).map(|index| self.token_fault(index).err()).collect();
+        for (token, fault) in self.tokens.iter_mut().zip(faults) {
+            fault.into_iter().for_each(|fault| token.set_fault(fault));
+        }
+    }
+
+    fn token_fault(&self, index: usize) -> Result<(), Failure> {
+        let (file, token) = (displayed_name(self.file.as_deref()), &self.tokens[index]);
+        token.check()?;
+        if token.name.is_empty() {
+            let message = format!("{file}: the name of a [[token]] is empty");
+            return Err(Failure::usage("bad-config", message).hint("give each token a name of its own"));
+        }
+        if self.tokens.iter().filter(|other| other.name == token.name).count() > 1 {
+            let message = format!("{file}: two [[token]] have the name {:?}", token.name);
+            return Err(Failure::usage("bad-config", message).hint("give each token a name of its own"));
+        }
+        if token.uri.is_empty() == token.keeper.is_none() {
+            let message = format!("{file}: the token {:?} needs either `uri` or `keeper`", token.name);
+            return Err(Failure::usage("bad-config", message).hint(
+                "`uri` names the token by its module; `keeper` names the socket of a process that holds the token",
+            ));
+        }
+        let is_invalid = |(variable, value): &(&String, &String)| !is_variable_name(variable) || value.contains('\0');
+        if let Some((variable, _)) = token.environment.iter().find(is_invalid) {
+            let message = format!(
+                "{file}: `environment` of the token {:?}: {variable:?} has an invalid name or value",
+                token.name
+            );
+            return Err(Failure::usage("bad-config", message)
+                .hint("a name has letters, digits and underscores; a value has no NUL"));
+        }
+        token.profile.as_ref().map_or(Ok(()), |profile| self.check_profile(token, profile))
+    }
+
+    /// Warns of tokens that cannot be used because their tables are wrong. If none can be used, the command says so.
+    pub fn warn_of_faulty_tokens(&self) {
+        if self.tokens.iter().all(|token| token.fault().is_some()) {
+            return;
+        }
+        for token in &self.tokens {
+            if let Some(fault) = token.fault() {
+                tracing::warn!(token = token.name, reason = fault.message, "token cannot be used");
             }
         }
-        Ok(())
     }
 
     fn check_profile(&self, token: &TokenConfig, profile: &str) -> Result<(), Failure> {
@@ -207,7 +246,7 @@ impl Config {
             (_, []) => return Err(self.no_token()),
             (None, [only]) => return Ok(only),
             (None, _) => {
-                return Err(Failure::usage("token-unnamed", "several tokens are configured: name one with --token")
+                return Err(Failure::usage("token-unnamed", "several tokens are configured: name one")
                     .hint(format!("the tokens are: {}", names.join(", "))));
             }
             (Some(name), tokens) => match tokens.iter().find(|token| token.name == name) {
@@ -231,5 +270,22 @@ impl Config {
             "`claviger token list` shows the tokens of this machine, with lines to paste into claviger.toml; \
              `claviger init` makes a configuration",
         )
+    }
+}
+
+/// The token of a table. A table whose name is known may have another fault: then only that token cannot be used.
+fn token(
+    index: usize,
+    table: TokenTable<TokenConfig>,
+    path: Option<&Path>,
+    text: &str,
+) -> Result<TokenConfig, Failure> {
+    match (table.content, table.name) {
+        (Ok(token), _) => Ok(token),
+        (Err(mut error), name) => {
+            error.path.splice(0..0, ["token".to_owned(), index.to_string()]);
+            let fault = invalid_configuration(path, text, *error);
+            name.map(|name| TokenConfig::faulty(name, fault.clone())).ok_or(fault)
+        }
     }
 }

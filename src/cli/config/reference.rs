@@ -14,8 +14,14 @@ use super::{daemon::RELOADABLE, file::ConfigFile, source::SECTIONS};
 use crate::cli::reference::{check_generated, markdown};
 
 /// The files with the structs.
-const SOURCES: [&str; 4] =
-    [include_str!("file.rs"), include_str!("token.rs"), include_str!("keeper.rs"), include_str!("daemon.rs")];
+const SOURCES: [&str; 6] = [
+    include_str!("file.rs"),
+    include_str!("token.rs"),
+    include_str!("keeper.rs"),
+    include_str!("daemon.rs"),
+    include_str!("access.rs"),
+    include_str!("webhook.rs"),
+];
 
 /// A table of the configuration.
 struct Table {
@@ -138,13 +144,14 @@ fn tables() -> Vec<Table> {
 fn add_table(path: &str, is_array: bool, name: &str, structs: &BTreeMap<String, ItemStruct>, tables: &mut Vec<Table>) {
     let item = &structs[name];
     let (mut settings, mut nested) = (Vec::new(), Vec::new());
-    for field in &item.fields {
+    for field in item.fields.iter().filter(|field| !has_serde(&field.attrs, "skip")) {
         let (outer, inner) = type_names(&field.ty);
         if structs.contains_key(&inner) {
             nested.push((name_of(field), outer == "Vec", inner));
             continue;
         }
-        let has_default = has_serde_default(&field.attrs) || has_serde_default(&item.attrs) || is_option(&field.ty);
+        let has_default =
+            has_serde(&field.attrs, "default") || has_serde(&item.attrs, "default") || is_option(&field.ty);
         settings.push(Setting {
             name: name_of(field),
             kind: kind(&name_of(field), &outer, &inner),
@@ -208,11 +215,11 @@ fn kind(name: &str, outer: &str, inner: &str) -> String {
     }
 }
 
-fn has_serde_default(attributes: &[Attribute]) -> bool {
+fn has_serde(attributes: &[Attribute], word: &str) -> bool {
     let serde = attributes.iter().filter(|attribute| attribute.path().is_ident("serde"));
     serde
         .filter_map(|attribute| attribute.meta.require_list().ok())
-        .any(|list| list.tokens.to_string().contains("default"))
+        .any(|list| list.tokens.to_string().split([',', ' ']).any(|it| it == word))
 }
 
 fn documentation(attributes: &[Attribute]) -> String {

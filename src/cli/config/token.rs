@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use claviger::secrets::{Custody, KeyOperation, Policy};
+#[cfg(feature = "yubikey")]
+use claviger::secrets::piv;
+use claviger::secrets::{Custody, KeyOperation, Policy, pkcs11};
 use serde::Deserialize;
+
+use crate::cli::failure::Failure;
 
 /// A token that holds private keys. The table is given once for each token; tokens are tried in the order of the file.
 #[derive(Clone, Deserialize)]
@@ -35,6 +39,8 @@ pub struct TokenConfig {
     /// Environment variables for the processes that load the token's module, such as `SOFTHSM2_CONF`.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    #[serde(skip)]
+    fault: Option<Failure>,
 }
 
 /// The policy of one key. The table is given once for each key. It takes precedence over the policy of the key's token.
@@ -62,7 +68,48 @@ impl TokenConfig {
             allow_unprotected: Vec::new(),
             sessions: None,
             environment: BTreeMap::new(),
+            fault: None,
         }
+    }
+
+    /// The table of a token that cannot be used. Only its name is known.
+    pub fn faulty(name: String, fault: Failure) -> Self {
+        Self { name, fault: Some(fault), ..Self::from_uri("") }
+    }
+
+    /// Records that the token cannot be used. A fault that is known already stays.
+    pub fn set_fault(&mut self, fault: Failure) {
+        self.fault.get_or_insert(fault);
+    }
+
+    /// What is wrong with the table of this token. Other tokens can be used.
+    pub fn fault(&self) -> Option<&Failure> {
+        self.fault.as_ref()
+    }
+
+    /// Checks that the token can be used.
+    ///
+    /// # Errors
+    /// What is wrong with its table.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.fault.clone().map_or(Ok(()), Err)
+    }
+
+    /// A token of a keeper that listens on a socket.
+    pub fn at_keeper(name: &str, address: &str) -> Self {
+        Self { name: name.to_owned(), keeper: Some(address.to_owned()), ..Self::from_uri("") }
+    }
+
+    /// The name of the systemd credential that holds the PIN, if the URI names one.
+    pub fn credential(&self) -> Option<String> {
+        let pin_source = match self.is_yubikey() {
+            false => self.uri.parse::<pkcs11::Uri>().ok()?.pin_source,
+            #[cfg(feature = "yubikey")]
+            true => self.uri.parse::<piv::Uri>().ok()?.pin_source,
+            #[cfg(not(feature = "yubikey"))]
+            true => None,
+        };
+        pin_source?.strip_prefix("credential:").map(str::to_owned)
     }
 
     /// The policy of the token's keys.

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use claviger::agent::protocol::out_of_band::qr_text;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -54,9 +55,9 @@ pub fn run(module: &Path, folder: &Path, out: &Out) -> Result<(), Failure> {
     let url = text(&invitation, "url");
     page.row("Alice", "claviger invite --goal \"To try this out\"")?;
     page.row("", "prints a URL. A browser shows a page with this QR code, for a wallet's camera.")?;
-    if let Some(picture) = invitation["terminal"].as_str() {
+    if let Ok(picture) = qr_text(&url) {
         page.blank()?;
-        page.verbatim(picture)?;
+        page.verbatim(&picture)?;
     }
     let accepted = bob.run(&["accept", &url, "--label", "Alice"])?;
     page.row("Bob", "claviger accept URL")?;

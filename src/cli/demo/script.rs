@@ -83,7 +83,7 @@ bob() {{ claviger --config bob/claviger.toml "$@"; }}
 claviger --config alice/claviger.toml serve > alice/log 2>&1 & ALICE=$!
 claviger --config bob/claviger.toml serve > bob/log 2>&1 & BOB=$!
 trap 'kill $ALICE $BOB' EXIT
-for who in alice bob; do until $who status 2> /dev/null | grep 'tokens are ready'; do sleep 1; done; done
+for who in alice bob; do until $who status 2> /dev/null | grep 'messages are opened'; do sleep 1; done; done
 
 # They meet, and talk
 bob accept "$(alice invite --goal 'To try this out')"

@@ -10,12 +10,12 @@ use claviger::{
 };
 
 use crate::cli::{
-    agent_client::reload_own_dids,
+    agent_client::{AgentClient, reload_own_dids},
     arguments::routing_keys,
     config::{Config, TokenConfig},
     failure::Failure,
     key_name::{KeyName, held_key_json, key_ids},
-    output::{Out, short},
+    output::{Out, count, short},
     own_dids::OwnDids,
     runtime::block_on,
     state_dir::StateDir,
@@ -106,6 +106,9 @@ pub struct CreatedDid {
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let made = make(args, config, out)?;
     let is_served = reload_own_dids(config);
+    if is_served {
+        warn_of_unseen_keys(&made.document, config, out);
+    }
     print(&made, is_served, out)
 }
 
@@ -377,6 +380,26 @@ fn print(CreatedDid { document, keys }: &CreatedDid, is_served: bool, out: &Out)
         out.say(&format!("Its short form, for peers that have seen the long form: {short}"));
     }
     out.line(document.id())
+}
+
+/// How many keys of a DID of ours the running agent has not seen. `status` is its answer to `/v1/tokens/status`.
+pub fn unseen_keys(document: &Document, status: &Value) -> usize {
+    let missing: Vec<&str> = status["missing"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    document.all_methods().iter().filter(|method| missing.contains(&method.id.as_str())).count()
+}
+
+/// Warns if the running agent has not seen keys of the new DID: it was started before their token was configured.
+fn warn_of_unseen_keys(document: &Document, config: &Config, out: &Out) {
+    let status = AgentClient::new(config).and_then(|client| block_on(client.get::<Value>("/v1/tokens/status")));
+    let Ok(status) = status else { return };
+    let missing = unseen_keys(document, &status);
+    if missing > 0 {
+        out.warn(&format!(
+            "the running agent has not seen {} of this DID, so it cannot read messages to it: it serves the tokens that its \
+             configuration named when it was started. Restart the agent",
+            count(missing, "key")
+        ));
+    }
 }
 
 /// Warns of keys that another DID of ours uses: whoever sees both DIDs knows that they belong together.

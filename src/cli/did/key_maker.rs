@@ -41,7 +41,7 @@ pub struct KeyMaker {
     tokens: Vec<CustodianToken>,
     label: Option<String>,
     /// The keys that were made, each with the index of its token.
-    made: Vec<(usize, PublicKey)>,
+    made: Vec<(usize, HeldKey)>,
 }
 
 impl KeyMaker {
@@ -72,7 +72,7 @@ impl KeyMaker {
     fn try_make(&mut self, at: usize, curve: Curve, usage: KeyUse) -> Result<HeldKey, TokenError> {
         let label = self.label.as_deref().map(Into::into);
         let held = self.tokens[at].generate(&NewKey { curve, usage, label }, SlotOptions::default())?;
-        self.made.push((at, held.public.clone()));
+        self.made.push((at, held.clone()));
         Ok(held)
     }
 
@@ -134,9 +134,10 @@ impl KeyMaker {
 
     /// Deletes the keys that were made.
     pub fn delete_made_keys(&mut self) {
-        for (at, key) in std::mem::take(&mut self.made) {
-            if let Err(error) = self.tokens[at].delete(&key) {
-                tracing::warn!(token = self.tokens[at].name(), %key, %error, "an unused key stays in the token");
+        for (at, held) in std::mem::take(&mut self.made) {
+            if let Err(error) = self.tokens[at].delete(&held) {
+                let (token, key) = (self.tokens[at].name(), &held.public);
+                tracing::warn!(token, %key, %error, "an unused key stays in the token");
             }
         }
     }

@@ -1,7 +1,8 @@
-//! `claviger did`: the commands that create, resolve, change and retire DIDs.
+//! `claviger did`: the commands that create, list, resolve, change and retire DIDs.
 
 pub mod create;
 mod key_maker;
+mod list;
 mod resolve;
 mod retire;
 mod rotate;
@@ -13,6 +14,7 @@ use super::{config::Config, failure::Failure, output::Out};
 #[derive(clap::Subcommand)]
 pub enum Command {
     Create(create::Args),
+    List(list::Args),
     Resolve(resolve::Args),
     Retire(retire::Args),
     Rotate(rotate::Args),
@@ -22,6 +24,7 @@ pub enum Command {
 pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create::run(args, config, out),
+        Command::List(args) => list::run(args, config, out),
         Command::Retire(args) => retire::run(args, config, out),
         Command::Resolve(args) => resolve::run(args, config, out),
         Command::Rotate(args) => rotate::run(args, config, out),

@@ -6,7 +6,7 @@ use claviger::keys::PublicKey;
 
 use crate::cli::{
     agent_client::{AgentClient, reload_own_dids},
-    arguments::check_did,
+    arguments::check_own_did,
     config::Config,
     confirm::{DELETE_WARNING, confirm},
     failure::Failure,
@@ -16,6 +16,7 @@ use crate::cli::{
     runtime::block_on,
     state_dir::StateDir,
     tokens::custodian::{self, ManagementKeyArgs},
+    unix_time::{date_and_minute, unix_time},
 };
 
 /// Deletes the keys of a DID that was rotated, after its overlap.
@@ -37,9 +38,11 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
-    check_did(&args.did)?;
+    check_own_did(&args.did)?;
     let management_key = args.management.read()?;
     let old = own_document(config, &args.did)?;
+    let client = AgentClient::new(config)?;
+    check_overlap(&client, old.id())?;
     let state = StateDir::new(config.state_dir.clone());
     let file = state.file_of(&old).ok_or_else(|| {
         let message = format!("{} was not made by claviger: its document is not in the state folder", short(old.id()));
@@ -55,20 +58,31 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     keys.retain(|key| !is_update_key(key));
     if !args.yes {
         let keys = count(keys.len(), "key");
-        confirm(&format!("{} has {keys} that no other DID uses.\n{DELETE_WARNING} Delete them?", old.id()))?;
+        confirm(&format!(
+            "{} has {keys} that no other DID uses.\n{DELETE_WARNING} Backups from before its rotation can then not be opened, if \
+             no other DID of ours was there. Delete them?",
+            short(old.id())
+        ))?;
     }
-    // The agent knows when the overlap is over. After this call, only keys of other DIDs unwrap the store key.
-    let client = AgentClient::new(config)?;
-    block_on(client.post::<Value>("/v1/dids/give-up", &json!({ "did": old.id() })))?;
+    // After this call, only keys of other DIDs unwrap the store key.
+    let given_up = block_on(client.post::<Value>("/v1/dids/give-up", &json!({ "did": old.id() })));
+    given_up.map_err(|failure| match failure.message.ends_with("is not one of our DIDs") {
+        true => failure.hint(format!(
+            "the agent refuses the DID if its keys are in no token (`claviger status`); if they are lost for good, move {} to \
+             another folder, and restart the agent",
+            file.display()
+        )),
+        false => failure,
+    })?;
     let mut deleted = Vec::new();
     for key in &keys {
         let text = key.to_string();
         // An imported key may be in several tokens.
         loop {
             match custodian::open_holder(config, &KeyName::Public(key.clone()), &text) {
-                Ok((token, _)) => {
+                Ok((token, held)) => {
                     let token = token.with_management_key(management_key.as_ref());
-                    token.delete(key).map_err(|error| Failure::from_token(token.name(), &error))?;
+                    token.delete(&held).map_err(|error| Failure::from_token(token.name(), &error))?;
                 }
                 Err(failure) if failure.code == "key-unknown" || deleted.contains(&text) => break,
                 Err(failure) => return Err(failure.hint("run the same command again to delete the remaining keys")),
@@ -82,4 +96,24 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     reload_own_dids(config);
     out.say(&format!("{} is retired; deleted: {}.", short(old.id()), count(deleted.len(), "key")));
     if out.json { out.document(&json!({ "did": old.id(), "deleted": deleted })) } else { Ok(()) }
+}
+
+/// Fails before a person is asked, if the agent would refuse: the DID was not rotated, or its overlap is not over. A DID that the
+/// agent does not list any more has ended its overlap.
+fn check_overlap(client: &AgentClient, did: &str) -> Result<(), Failure> {
+    let ours = block_on(client.get_all("/v1/dids", "dids"))?;
+    let Some(own) = ours.iter().find(|own| own["did"] == did) else { return Ok(()) };
+    let name = short(did);
+    match (own["rotated_to"].as_str(), own["read_until"].as_i64()) {
+        (Some(successor), Some(until)) if until / 1000 > unix_time() => {
+            let message = format!("messages to {name} are read until {}", date_and_minute(until));
+            let earlier = format!("`claviger did rotate {name} --to {} --overlap 0` ends that now", short(successor));
+            Err(Failure::new("bad-message", message).hint(format!("retire it after that; {earlier}")))
+        }
+        (None, _) if own.get("rotated_to").is_some() => {
+            Err(Failure::new("bad-message", format!("{name} has not rotated to another DID"))
+                .hint(format!("`claviger did rotate {name}` makes another DID, and tells the peers")))
+        }
+        _ => Ok(()),
+    }
 }

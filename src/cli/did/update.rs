@@ -16,7 +16,7 @@ use claviger::{
 use super::webvh;
 use crate::cli::{
     agent_client::reload_own_dids,
-    arguments::{check_did, routing_keys},
+    arguments::{check_own_did, routing_keys},
     config::Config,
     failure::Failure,
     key_name::KeyName,
@@ -64,19 +64,19 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
-    check_did(&args.did)?;
+    check_own_did(&args.did)?;
     let state = StateDir::new(config.state_dir.clone());
     // Two changes at once would follow the same version, and the second would hide the first.
     let _lock = state.lock()?;
     let own = OwnDids::load(config)?;
-    let log = state.logs()?.into_iter().find(|log| log.document().id() == args.did);
+    let log = state.logs()?.into_iter().find(|log| args.names(log.document().id()));
     let changed = match log {
         Some(log) => args.add_log_entry(&state, &own, config, &log)?,
         None => args.replace_document(&state, &own, config)?,
     };
     reload_own_dids(config);
     if out.json {
-        let mut result = json!({ "did": args.did, "document": changed.document.as_value() });
+        let mut result = json!({ "did": changed.document.id(), "document": changed.document.as_value() });
         if let Some(version) = changed.version {
             result["version"] = version.into();
         }
@@ -85,7 +85,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     if let Some(version) = changed.version {
         out.say(&format!("The log has a new entry: {version}"));
     }
-    out.line(&args.did)
+    out.line(changed.document.id())
 }
 
 /// A changed DID.
@@ -128,9 +128,14 @@ impl Args {
         Ok(ChangedDid { document, version: Some(log.version().to_owned()) })
     }
 
+    /// Whether the DID to update is this one, by its short name or as a whole.
+    fn names(&self, did: &str) -> bool {
+        did == self.did || short(did) == self.did
+    }
+
     /// Replaces the document of a did:web.
     fn replace_document(&self, state: &StateDir, own: &OwnDids<'_>, config: &Config) -> Result<ChangedDid, Failure> {
-        let found = state.documents()?.into_iter().find(|old| old.id() == self.did && web::path(old.id()).is_some());
+        let found = state.documents()?.into_iter().find(|old| self.names(old.id()) && web::path(old.id()).is_some());
         let old = found.ok_or_else(|| {
             Failure::new("not-ours", format!("{} is not a did:web or did:webvh that claviger made", short(&self.did)))
                 .hint("`claviger did rotate` rotates a DID of another method to a new one")

@@ -1,9 +1,9 @@
 //! The files and folders that `claviger init` creates, and removes again if it fails.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -13,6 +13,8 @@ use crate::cli::failure::Failure;
 /// [`keep`](Self::keep) is called.
 pub struct CreatedFiles {
     folder: PathBuf,
+    /// Whether other users get what the modes give them, whatever the umask is.
+    for_other_users: bool,
     /// The created files and folders, in the order of creation. They are removed in the reverse order.
     created: Vec<Created>,
 }
@@ -27,7 +29,16 @@ struct Created {
 impl CreatedFiles {
     /// Makes the folder if it does not exist. Fails if there is a configuration in it already.
     pub fn begin(folder: &Path) -> Result<Self, Failure> {
-        let mut files = Self { folder: folder.to_owned(), created: Vec::new() };
+        Self::begin_with(folder, false)
+    }
+
+    /// The same, for files that other users read.
+    pub fn begin_for_other_users(folder: &Path) -> Result<Self, Failure> {
+        Self::begin_with(folder, true)
+    }
+
+    fn begin_with(folder: &Path, for_other_users: bool) -> Result<Self, Failure> {
+        let mut files = Self { folder: folder.to_owned(), for_other_users, created: Vec::new() };
         let file = files.configuration();
         if file.symlink_metadata().is_ok() {
             return Err(Failure::new("config-there", format!("{} exists already", file.display())).hint(
@@ -36,6 +47,11 @@ impl CreatedFiles {
         }
         files.make_folder(folder, 0o755, false)?;
         Ok(files)
+    }
+
+    /// The folder of the configuration.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The path of claviger.toml.
@@ -57,6 +73,7 @@ impl CreatedFiles {
             let created = DirBuilder::new().mode(mode).create(folder);
             created.map_err(|error| Failure::io(folder.display(), &error))?;
             self.created.push(Created { path: folder.to_owned(), with_contents });
+            self.set_mode(folder, mode)?;
         }
         Ok(())
     }
@@ -70,7 +87,15 @@ impl CreatedFiles {
         };
         write().map_err(|error| Failure::io(path.display(), &error))?;
         self.created.push(Created { path: path.to_owned(), with_contents: false });
-        Ok(())
+        self.set_mode(path, mode)
+    }
+
+    fn set_mode(&self, path: &Path, mode: u32) -> Result<(), Failure> {
+        match self.for_other_users {
+            true => fs::set_permissions(path, Permissions::from_mode(mode))
+                .map_err(|error| Failure::io(path.display(), &error)),
+            false => Ok(()),
+        }
     }
 
     /// Writes claviger.toml, and returns its path.
@@ -80,9 +105,10 @@ impl CreatedFiles {
         Ok(file)
     }
 
-    /// Keeps everything that was created.
-    pub fn keep(mut self) {
-        self.created.clear();
+    /// Keeps everything that was created. Returns the files.
+    pub fn keep(mut self) -> Vec<PathBuf> {
+        let created = std::mem::take(&mut self.created);
+        created.into_iter().map(|created| created.path).filter(|path| path.is_file()).collect()
     }
 }
 

@@ -5,17 +5,37 @@ use std::net::SocketAddr;
 use crate::cli::failure::Failure;
 
 const TEMPLATE: &str = include_str!("claviger.toml");
+const TOKEN: &str = include_str!("token.toml");
+const KEEPER: &str = include_str!("keeper.toml");
 
 /// The values for the template.
 pub struct Settings<'a> {
-    pub token: TokenSettings,
+    pub state_dir: &'a str,
+    pub token: Token<'a>,
     /// The address to listen on, and the public URL. `None` opens no port.
     pub http: Option<(SocketAddr, &'a str)>,
     /// Whether connections to peers on this machine are allowed.
     pub peers_are_local: bool,
+    pub api: Api<'a>,
 }
 
-/// The `[[token]]` entry.
+/// The agent's token.
+pub enum Token<'a> {
+    /// The agent starts the keepers of this token.
+    Own(TokenSettings),
+    /// The unit `claviger-keeper@NAME.service` holds the token of this name.
+    Held(&'a str),
+}
+
+/// The socket of the application's API.
+pub enum Api<'a> {
+    /// In the state folder, for the daemon's user.
+    InState,
+    /// In the runtime folder of the unit, for these users.
+    InRuntimeFolder(&'a [String]),
+}
+
+/// The `[[token]]` entry of a token with its module.
 pub struct TokenSettings {
     pub name: String,
     pub uri: String,
@@ -25,13 +45,12 @@ pub struct TokenSettings {
 impl Settings<'_> {
     /// Returns the text of claviger.toml.
     pub fn render(&self) -> String {
-        let environment: Vec<String> =
-            self.token.environment.iter().map(|(name, value)| format!("{name} = {}", toml_string(value))).collect();
-        let environment = match environment.is_empty() {
-            true => String::new(),
-            false => format!(
-                "# Environment variables for the token's module.\nenvironment = {{ {} }}\n",
-                environment.join(", ")
+        let token = match &self.token {
+            Token::Own(token) => token.render(),
+            Token::Held(name) => format!(
+                "[[token]]\nname = {}\n# claviger-keeper@{name}.service holds the token, as /etc/claviger/keeper-{name}.toml \
+                 says.\nkeeper = \"unix:/run/claviger/keeper-{name}.sock\"\n",
+                toml_string(name)
             ),
         };
         let allow_private = match self.peers_are_local {
@@ -46,13 +65,20 @@ impl Settings<'_> {
                 ("#listen = \"127.0.0.1:8080\"".to_owned(), "#public_url = \"https://agent.example.org\"".to_owned())
             }
         };
+        let (api, users) = match self.api {
+            Api::InState => ("#listen = \"unix:state/api.sock\"", "#users = []".to_owned()),
+            Api::InRuntimeFolder(users) => {
+                ("listen = \"unix:/run/claviger-api/api.sock\"", format!("users = {}", serde_json::Value::from(users)))
+            }
+        };
         TEMPLATE
-            .replace("@NAME@", &toml_string(&self.token.name))
-            .replace("@URI@", &toml_string(&self.token.uri))
-            .replace("@ENVIRONMENT@", &environment)
+            .replace("@STATE_DIR@", &toml_string(self.state_dir))
+            .replace("@TOKEN@\n", &format!("{token}\n"))
             .replace("@LISTEN@", &listen)
             .replace("@PUBLIC_URL@", &public_url)
             .replace("@ALLOW_PRIVATE@", allow_private)
+            .replace("@API_LISTEN@", api)
+            .replace("@API_USERS@", &users)
     }
 }
 
@@ -74,6 +100,27 @@ impl TokenSettings {
             uri: uri.to_owned(),
             environment: Vec::new(),
         })
+    }
+
+    fn render(&self) -> String {
+        let environment: Vec<String> =
+            self.environment.iter().map(|(name, value)| format!("{name} = {}", toml_string(value))).collect();
+        let environment = match environment.is_empty() {
+            true => String::new(),
+            false => format!(
+                "# Environment variables for the token's module.\nenvironment = {{ {} }}\n",
+                environment.join(", ")
+            ),
+        };
+        TOKEN
+            .replace("@NAME@", &toml_string(&self.name))
+            .replace("@URI@", &toml_string(&self.uri))
+            .replace("@ENVIRONMENT@", &environment)
+    }
+
+    /// The configuration of a keeper that holds this token as a unit of its own.
+    pub fn render_keeper(&self) -> String {
+        KEEPER.replace("@TOKEN@\n", &self.render())
     }
 }
 

@@ -99,7 +99,7 @@ fn start_keeper(
     failed_keepers: u32,
 ) -> Result<Child, Failure> {
     let failed = |error: io::Error| Failure::io("the keeper cannot be started", &error);
-    let mut command = listening_keeper_command(config, &token.name, failed_keepers);
+    let mut command = listening_keeper_command(config, &token.name, failed_keepers).map_err(failed)?;
     command.envs(&token.environment).stdout(Stdio::piped());
     command.stdin(Stdio::from(listener.as_fd().try_clone_to_owned().map_err(failed)?));
     command.spawn().map_err(failed)

@@ -20,6 +20,7 @@ use super::{
     keeper_process::{connect, keeper_command},
     output::Out,
     reload::{CONFIGURATION, ConfigurationReader},
+    service_log::LogFormat,
     tokens::open::Opener,
 };
 
@@ -49,6 +50,9 @@ pub struct Args {
     /// How many keepers of the token in a row have ended because the token failed
     #[arg(long, hide = true, value_name = "NUMBER", default_value_t)]
     failed_keepers: u32,
+    /// The format of the log; if not given, that of the other commands' warnings
+    #[arg(long, value_name = "FORMAT")]
+    pub log: Option<LogFormat>,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -78,7 +82,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         (Some(address), _) => listen::run(address, token, config, out),
         (None, Some(role)) => {
             let stream = UnixStream::from(standard_input()?);
-            match settings::start_keeper(config, token, opener, args.failed_keepers) {
+            match settings::start_keeper(config, token, opener, args.failed_keepers, false) {
                 Ok(keeper) => {
                     signals::serve(&keeper);
                     kill_process_if_failed(keeper.serve(stream, role.into()));
@@ -91,7 +95,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             listen::end_with_parent(args.listener)?;
             let listener = UnixListener::from(standard_input()?);
             let may_connect = settings::may_connect(config)?;
-            let keeper = settings::start_keeper(config, token, opener, args.failed_keepers)?;
+            let keeper = settings::start_keeper(config, token, opener, args.failed_keepers, true)?;
             signals::serve(&keeper);
             let ended = keeper.listen(listener, may_connect, listen::request_successor);
             kill_process_if_failed(ended.map_err(|error| Failure::io("the socket", &error))?);
@@ -111,7 +115,7 @@ fn run_supervisor(config: &Config, role: Role) -> Result<(), Failure> {
         }
         match config.tokens.iter().find(|token| token.name == name).and_then(|token| token.keeper.as_deref()) {
             Some(address) => Ok((connect(address)?, None)),
-            None => spawn_on_socket(keeper_command(config, name, role, failed_keepers))
+            None => spawn_on_socket(keeper_command(config, name, role, failed_keepers)?)
                 .map(|(stream, process)| (stream, Some(process))),
         }
     });

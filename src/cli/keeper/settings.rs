@@ -16,12 +16,13 @@ use crate::cli::{
 };
 
 /// Starts a keeper. The keeper opens its token as soon as the token is present. `failed_keepers` is how many keepers of
-/// the token in a row have ended because the token failed.
+/// the token in a row have ended because the token failed. `logs_outages` is false if its client logs the outages.
 pub fn start_keeper(
     config: &Config,
     token: &TokenConfig,
     opener: Opener,
     failed_keepers: u32,
+    logs_outages: bool,
 ) -> Result<Arc<Keeper>, SecretsError> {
     let audit = config.audit_path();
     if let Some(folder) = audit.parent() {
@@ -34,7 +35,9 @@ pub fn start_keeper(
         rate: config.keeper.rate(),
         hang_timeout: config.keeper.hang_timeout(),
         check_interval: config.keeper.check_interval(),
+        probe_interval: config.keeper.probe_interval(),
         renew_after: renewal_wait(config.keeper.renew_after(), failed_keepers),
+        logs_outages,
         policy: token.policy(),
         key_policies: config.keys.clone(),
     };

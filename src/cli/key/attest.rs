@@ -1,21 +1,21 @@
 //! `claviger key attest`: prints the proof that a key was made in a YubiKey.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 
-use claviger::secrets::piv::{Attestation, AttestationError};
+use claviger::secrets::piv::Attestation;
 
 use crate::cli::{
-    config::Config, failure::Failure, key_name::KeyName, output::Out, own_dids::OwnDids, runtime::block_on,
-    tokens::custodian,
+    attestation::certificates, config::Config, failure::Failure, key_name::KeyName, output::Out, own_dids::OwnDids,
+    runtime::block_on, tokens::custodian,
 };
 
 /// Prints the certificates which prove that a key was made in a YubiKey.
 ///
 /// They are verified up to one of Yubico's root certificates, which the program has, and printed in PEM. They name the
 /// YubiKey's serial number, so whoever sees them can link all uses of the YubiKey. Claviger never sends them to anyone.
+/// `claviger attestation verify` tells their receiver what they prove.
 #[derive(clap::Args)]
 pub struct Args {
     /// The key: its name, multikey, JWK thumbprint or DID URL
@@ -28,15 +28,13 @@ pub struct Args {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let name = KeyName::parse(&args.key)?;
-    let mut roots = Vec::new();
-    for file in &args.root {
-        roots.extend(certificates(file)?);
-    }
+    let roots = certificates::roots(&args.root)?;
     let own = OwnDids::load(config)?;
     let name = block_on(name.clone().resolve(&own.resolver)).unwrap_or(name);
     let (token, held) = custodian::open_holder(config, &name, &args.key)?;
     let chain = token.attest(&held.public).map_err(|error| Failure::from_token(token.name(), &error))?;
-    let attested = Attestation::verify(&chain, &roots).map_err(|error| refused(token.name(), &error))?;
+    let from = format!("the token {:?}", token.name());
+    let attested = Attestation::verify(&chain, &roots).map_err(|error| certificates::refused(&from, &error))?;
     if attested.public != held.public {
         let message = format!("the token {:?} attests another key than {}", token.name(), held.public);
         return Err(Failure::new("attestation-refused", message));
@@ -73,26 +71,4 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         attested.root
     ));
     out.line(attested.chain_pem().concat().trim_end())
-}
-
-fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, Failure> {
-    let invalid =
-        |message: &dyn std::fmt::Display| Failure::usage("bad-arguments", format!("{}: {message}", file.display()));
-    let read = CertificateDer::pem_file_iter(file).map_err(|error| invalid(&error))?;
-    let read = read.map(|der| der.map(|der| der.to_vec())).collect::<Result<Vec<_>, _>>();
-    match read.map_err(|error| invalid(&error))? {
-        certificates if certificates.is_empty() => Err(invalid(&"the file has no certificate in PEM")),
-        certificates => Ok(certificates),
-    }
-}
-
-fn refused(token: &str, error: &AttestationError) -> Failure {
-    let failure = Failure::new("attestation-refused", format!("the token {token:?}: {error}"));
-    match error {
-        AttestationError::Untrusted(_) => failure.hint(
-            "an attestation key of your own in slot F9 has no certificate of Yubico's: --root FILE names its root \
-             certificate",
-        ),
-        _ => failure,
-    }
 }

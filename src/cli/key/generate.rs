@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use claviger::{
     keys,
-    secrets::{KeyUse, NewKey, PinPolicy, Slot, SlotOptions, TouchPolicy},
+    secrets::{KeyUse, NewKey, PinPolicy, Slot, SlotOptions, TokenError, TouchPolicy},
 };
 
 use crate::cli::{
@@ -12,6 +12,7 @@ use crate::cli::{
     failure::Failure,
     key_name::held_key_json,
     output::Out,
+    shell::quoted,
     tokens::custodian::{self, ManagementKeyArgs},
 };
 
@@ -24,7 +25,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     token: Option<String>,
     /// The algorithm
-    #[arg(long, ignore_case = true)]
+    #[arg(long, visible_alias = "curve", ignore_case = true)]
     alg: Curve,
     /// What the key is used for; if not given, all that its curve allows
     #[arg(long = "use")]
@@ -53,7 +54,7 @@ pub struct Args {
 pub enum PinPolicyArg {
     /// Never
     Never,
-    /// Once, until the YubiKey is unplugged or reset
+    /// Once, until the YubiKey loses its power or is reset
     Once,
     /// Before each operation
     Always,
@@ -163,7 +164,17 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         pin: args.pin_policy.map(Into::into),
         touch: args.touch_policy.map(Into::into),
     };
-    let held = token.generate(&new, slot_options).map_err(|error| Failure::from_token(token.name(), &error))?;
+    let held = token.generate(&new, slot_options).map_err(|error| {
+        let failure = Failure::from_token(token.name(), &error);
+        match error {
+            TokenError::Unsupported(_) => failure.hint(format!(
+                "choose another --alg or --use: `claviger token doctor {}` shows what the token can do with each \
+                 algorithm",
+                quoted(token.name())
+            )),
+            _ => failure,
+        }
+    })?;
     if out.json {
         return out.document(&held_key_json(&held));
     }

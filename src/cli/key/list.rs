@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use claviger::secrets::{HeldKey, Origin};
+use claviger::secrets::{HeldKey, Origin, UnpairedKey};
 
 use crate::cli::{
     config::Config,
-    failure::{Failure, Status},
+    failure::Failure,
     key_name::{held_key_json, key_ids},
     output::{Out, short},
     own_dids::OwnDids,
@@ -19,8 +19,9 @@ use crate::cli::{
 /// For each key the token says whether it was generated there or imported, whether it was always sensitive, and whether
 /// it was never extractable. The custody is how far the secrets of a key agreement stay in the token (docs/custody.md).
 /// Keys of which a copy may exist cause a warning, and so does each key that is not served: its halves do not belong
-/// together, it cannot do what its attributes say, or it is not protected. No DID may name such a key. If a token is not ready, the keys of the others are listed, and the
-/// exit status is 3.
+/// together, its attributes do not permit its use, or it is not protected. No DID may name such a key. A private key
+/// whose public half is not in the token has no row, only a warning that says what to do. If a token is not ready, the
+/// keys of the others are listed, and the exit status is 3.
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this token, by its name in the configuration
@@ -35,20 +36,25 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         None => config.tokens.iter().collect(),
     };
     let own = OwnDids::load(config)?;
-    let (mut keys, mut not_ready) = (Vec::new(), None);
+    let (mut keys, mut failed) = (Vec::new(), None);
     let several = tokens.len() > 1;
     for token in tokens {
-        match custodian::open(config, token).and_then(|token| token.inventory()) {
+        let listed = custodian::open(config, token).and_then(|it| {
+            let keys = it.inventory()?;
+            warn_of_unpaired_keys(&token.name, &it.unpaired_keys()?, out);
+            Ok(keys)
+        });
+        match listed {
             Ok(held) => keys.extend(held),
-            // A spare YubiKey may be unplugged. The keys of the other tokens are listed, and the failure is returned at
-            // the end.
-            Err(failure) if several && failure.status == Status::TokenNotReady => {
-                not_ready.get_or_insert(failure);
+            // A spare YubiKey may be unplugged, or a token's configuration wrong. The keys of the other tokens are listed,
+            // and the failure is returned at the end.
+            Err(failure) if several => {
+                failed.get_or_insert(failure);
             }
             Err(failure) => return Err(failure),
         }
     }
-    match not_ready {
+    match failed {
         Some(failure) if keys.is_empty() => Err(failure),
         Some(failure) => print(keys, &own, out).and(Err(failure)),
         None => print(keys, &own, out),
@@ -106,6 +112,17 @@ fn print(mut keys: Vec<HeldKey>, own: &OwnDids<'_>, out: &Out) -> Result<(), Fai
         return Ok(());
     }
     out.line(&table.render())
+}
+
+/// Warns of private keys that have no row, because their public halves are not known.
+fn warn_of_unpaired_keys(token: &str, keys: &[UnpairedKey], out: &Out) {
+    for key in keys {
+        let label = key.label.as_deref().map_or("without a label".to_owned(), |label| format!("{label:?}"));
+        out.warn(&format!(
+            "the token {token:?} holds a private key {label} ({}) that is not served: {}",
+            key.curve, key.reason
+        ));
+    }
 }
 
 /// The word for an attribute of a key. Empty if the token does not say.

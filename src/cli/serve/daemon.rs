@@ -1,9 +1,18 @@
 //! The running daemon: the agent, its servers, and the tasks that shut them down.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use claviger::{
-    agent::{Agent, OwnDocuments, ReadTokenStates, ReloadDocuments, Server, Transports, api, store::Store},
+    agent::{
+        Agent, OwnDocuments, ReadTokenStates, ReloadDocuments, Server, TokenProblem, TokenReport, Transports,
+        api::{self, ApiListener, Webhooks},
+        store::Store,
+    },
     did::{
         CacheLimits, CachedResolver, Document, LoadError, LocalResolver, Resolver, ResolverChain, WebResolver,
         WebvhResolver, read_documents,
@@ -22,13 +31,13 @@ use super::spans;
 use super::{
     health,
     prepared::Prepared,
-    reload::{Reloader, WebhookTask},
+    reload::{Reloader, WebhookTasks},
     systemd::Notifier,
     tasks::Tasks,
 };
 use crate::cli::{
     config::Config,
-    daemon_options::{agent_options, dialer_for},
+    daemon_options::{agent_options, dialer_for, http_client},
     failure::Failure,
     output::Out,
     state_dir::StateDir,
@@ -47,9 +56,7 @@ pub async fn run(
     out: &Out,
 ) -> Result<(), Failure> {
     let own_documents = own_documents(&StateDir::new(config.state_dir.clone()), &config.documents)?;
-    let did_web_plain_http_for = config.daemon.net.did_web_plain_http_for.clone();
-    let http_options = HttpOptions { did_web_plain_http_for, ..HttpOptions::default() };
-    let client = HttpClient::new(prepared.dialer.clone(), http_options);
+    let client = http_client(config, prepared.dialer.clone());
     let keepers = keepers(config, &supervisor);
     let secrets = keepers.iter().map(|keeper| keeper.clone() as Arc<dyn Secrets>);
     let agent = Agent::builder(
@@ -67,7 +74,7 @@ pub async fn run(
     let shutdown = CancellationToken::new();
     tokio::spawn(expect_end_of_keepers(keepers.clone(), shutdown.clone()));
     let tasks = Tasks::new(shutdown.clone());
-    let (http, mut webhook_task) = (client.clone(), WebhookTask::new(prepared.dialer.clone(), tasks.clone()));
+    let (http, to_webhooks) = (client.clone(), prepared.dialer.clone());
     let to_mediators = dialer_for(&prepared.dialer, config.daemon.mediation.private_servers.iter().map(String::as_str));
     let mediator_http = HttpClient::new(to_mediators.clone(), HttpOptions::default());
     let mediator_websockets = WebSocketClient::new(to_mediators, WebSocketOptions::default());
@@ -81,35 +88,52 @@ pub async fn run(
         .options(agent_options(config))
         .build();
     let agent = agent.map_err(|error| Failure::new("failed", error.to_string()))?;
-    let mut servers = Vec::new();
+    let (mut servers, mut listens) = (Vec::new(), Vec::new());
     for listener in prepared.peers {
         let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
         let tls = if prepared.tls.is_some() { " with TLS" } else { "" };
         out.say(&format!("Peers are served on {address}{tls}."));
+        listens.push(address);
         servers.push(Server::new(listener, prepared.tls.clone()));
     }
-    if let Some(tls) = &prepared.tls {
+    let remote_tls = prepared.remote_api.as_ref().map(|(_, tls)| tls.clone());
+    let tls: Vec<_> = prepared.tls.into_iter().chain(remote_tls).collect();
+    for tls in &tls {
         tasks.spawn("TLS certificates", shutdown.clone(), tls.clone().watch());
     }
     if let Some(listener) = prepared.ops {
         let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
         out.say(&format!("Health and metrics are served on {address}."));
+        listens.push(address);
         tasks.spawn("health checks", shutdown.clone(), health::serve(listener, agent.clone(), shutdown.clone()));
     }
-    let (listener, access) = prepared.api;
-    let api = api::serve(listener, access, agent.clone(), shutdown.clone());
-    let api = tasks.spawn("API", shutdown.clone(), async {
-        if let Err(error) = api.await {
-            tracing::error!(%error, "API server failed");
-        }
-    });
-    if let Some(webhook) = prepared.webhook {
-        out.say(&format!("Messages are posted to the webhook on {}.", webhook.host()));
-        webhook_task.start(webhook, &agent);
+    let webhooks = Arc::new(Webhooks::new(agent.clone()));
+    out.say(&format!("The API is served on {}.", config.api_address()));
+    let mut apis = vec![prepared.api];
+    if let Some((listener, tls)) = prepared.remote_api {
+        let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
+        out.say(&format!("Applications on other machines are served on {address}, with a certificate."));
+        listens.push(address);
+        apis.push(ApiListener::Remote(listener, tls));
     }
-    let reloader =
-        Reloader { supervisor: supervisor.clone(), agent: agent.clone(), tls: prepared.tls, webhook: webhook_task };
-    let reloader = tasks.spawn("reload", shutdown.clone(), reloader.run(shutdown.clone()));
+    let serve_api = |listener| {
+        let (access, webhooks) = (prepared.access.clone(), webhooks.clone());
+        let api = api::serve(listener, access, agent.clone(), webhooks, listens.clone(), shutdown.clone());
+        tasks.spawn("API", shutdown.clone(), async {
+            if let Err(error) = api.await {
+                tracing::error!(%error, "API server failed");
+            }
+        })
+    };
+    let mut to_end: Vec<_> = apis.into_iter().map(serve_api).collect();
+    for webhook in &prepared.webhooks {
+        out.say(&format!("Messages are posted to the webhook on {}.", webhook.host()));
+    }
+    let mut webhooks = WebhookTasks::new(webhooks, to_webhooks, tasks.clone());
+    webhooks.start(prepared.webhooks);
+    let (supervisor_of_settings, access) = (supervisor.clone(), prepared.access);
+    let reloader = Reloader { supervisor: supervisor_of_settings, agent: agent.clone(), tls, access, webhooks };
+    to_end.push(tasks.spawn("reload", shutdown.clone(), reloader.run(shutdown.clone())));
     tasks.spawn("signals", shutdown.clone(), shut_down_on_signal(shutdown.clone(), prepared.notifier.clone()));
     let supervision =
         tokio::spawn(shut_down_without_supervisor(supervisor, shutdown.clone(), prepared.notifier.clone()));
@@ -119,7 +143,7 @@ pub async fn run(
         () = prepared.notifier.watchdog(agent.clone()) => Ok(()),
     };
     shutdown.cancel();
-    for task in [api, reloader] {
+    for task in to_end {
         // The task that watches another one does not panic.
         let _ = task.await;
     }
@@ -189,9 +213,21 @@ async fn expect_end_of_keepers(keepers: Vec<Arc<KeeperClient>>, shutdown: Cancel
     keepers.iter().for_each(|keeper| keeper.expect_end());
 }
 
-/// Reads the states of the tokens, for the metrics.
+/// Reads the states of the tokens, for the API, the metrics and the health checks.
 fn read_token_states(keepers: Vec<Arc<KeeperClient>>) -> ReadTokenStates {
-    Box::new(move || keepers.iter().map(|keeper| (keeper.name().to_owned(), keeper.state())).collect())
+    Box::new(move || keepers.iter().map(|keeper| token_report(keeper)).collect())
+}
+
+fn token_report(keeper: &KeeperClient) -> TokenReport {
+    let problem = keeper.outage().map(|outage| {
+        let Failure { code, hint, .. } = Failure::from_token(keeper.name(), &outage.error);
+        // Whoever shows the reason names the token beside it.
+        TokenProblem { code, reason: outage.error.to_string(), action: hint }
+    });
+    let elapsed = keeper.since().map(|since| since.elapsed()).unwrap_or_default();
+    let since = SystemTime::now().checked_sub(elapsed).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let since = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    TokenReport { name: keeper.name().to_owned(), state: keeper.state(), since, problem }
 }
 
 /// Reads the documents in the state folder again, and has the keepers look for new keys.

@@ -60,10 +60,15 @@ fn readiness(is_any_served: bool, refused: &[RefusedDid]) -> String {
 }
 
 async fn token(State(agent): State<Arc<Agent>>) -> Response {
-    match agent.is_token_ready() {
-        true => "ready\n".into_response(),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "no token is ready: messages wait\n").into_response(),
+    let (status, mut text) = match agent.is_token_ready() {
+        true => (StatusCode::OK, "ready\n".to_owned()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "no token is ready: messages wait\n".to_owned()),
+    };
+    // Some may not be ready although others are.
+    for (token, problem) in agent.tokens().iter().filter_map(|token| Some((token, token.problem.as_ref()?))) {
+        text += &format!("{}: {}\n", token.name, problem.reason);
     }
+    (status, text).into_response()
 }
 
 async fn metrics(State(agent): State<Arc<Agent>>) -> Response {

@@ -1,35 +1,25 @@
-//! The daemon's log on stderr, as text or as one JSON document per line. The log contains IDs of messages, threads and
+//! The level of the daemon's log, which may change while the daemon runs. The log contains IDs of messages, threads and
 //! keys, and never a body or a secret.
 
-use std::{
-    io::{self, IsTerminal},
-    sync::OnceLock,
-};
+use std::sync::OnceLock;
 
-use clap::ValueEnum;
 use tracing_subscriber::{
     Layer, Registry,
     filter::{FilterExt, LevelFilter, filter_fn},
-    fmt,
     layer::SubscriberExt,
     reload::{self, Handle},
 };
 
-use crate::cli::config::LogLevel;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Text for people
-    Text,
-    /// One JSON document per line
-    Json,
-}
+use crate::cli::{
+    config::LogLevel,
+    service_log::{LogFormat, layer},
+};
 
 /// The level filter of this process's log, and the level that `--verbose` asks for.
 static LOG: OnceLock<(Handle<LevelFilter, Registry>, LogLevel)> = OnceLock::new();
 
 /// Starts the log with the level `info`, or more with `--verbose`.
-pub fn start(format: Format, verbose: u8) {
+pub fn start(format: LogFormat, verbose: u8) {
     let verbose_level = match verbose {
         0 => LogLevel::Error,
         1 => LogLevel::Debug,
@@ -38,16 +28,9 @@ pub fn start(format: Format, verbose: u8) {
     let (level, handle) = reload::Layer::new(filter(verbose_level.max(LogLevel::Info)));
     // Fails only if the log was started before.
     let _ = LOG.set((handle, verbose_level));
-    let layer = fmt::layer().with_writer(io::stderr).with_target(false);
-    let layer = match format {
-        // The journal adds the time.
-        Format::Text if std::env::var_os("JOURNAL_STREAM").is_some() => layer.without_time().with_ansi(false).boxed(),
-        Format::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
-        Format::Json => layer.json().flatten_event(true).boxed(),
-    };
     // Spans are exported separately.
-    let subscriber =
-        tracing_subscriber::registry().with(layer.with_filter(level.and(filter_fn(|metadata| metadata.is_event()))));
+    let shown = level.and(filter_fn(|metadata| metadata.is_event()));
+    let subscriber = tracing_subscriber::registry().with(layer(format).with_filter(shown));
     #[cfg(feature = "otel")]
     let subscriber = subscriber.with(super::spans::layer());
     // Fails only if a subscriber is set already, and none is.

@@ -1,5 +1,6 @@
 //! `claviger serve`: the daemon.
 
+mod check;
 mod daemon;
 mod health;
 mod logging;
@@ -14,18 +15,17 @@ use std::sync::Arc;
 
 use claviger::{
     agent::{api, store::SqliteStore},
-    did::Document,
     secrets::keeper::Role,
 };
-use serde_json::json;
 
 use super::{
-    config::Config,
+    config::{Config, TokenConfig},
     daemon_options::store_options,
     failure::Failure,
     keeper_process::start_supervisor,
-    output::{Out, short},
+    output::Out,
     own_dids::OwnDids,
+    service_log::LogFormat,
 };
 use prepared::Prepared;
 
@@ -35,7 +35,9 @@ use prepared::Prepared;
 /// the store, encrypted. SIGTERM and SIGINT end the agent after it has finished the work in progress; a second signal
 /// ends it at once. SIGHUP reads the configuration again (docs/settings.md).
 #[derive(clap::Args)]
-#[command(after_long_help = r#"With --check: {"dids", "listens", "store"}."#)]
+#[command(
+    after_long_help = r#"With --check and --json: {"dids", "listens", "api_remote", "store", "running"}. "api_remote" is the address for applications on other machines. "running" is the version of the agent that runs with this configuration; "unknown" if it refuses to tell, because it has another token before SIGHUP."#
+)]
 pub struct Args {
     /// Checks whether the agent could run, and prints what it would serve, without running it
     #[arg(long)]
@@ -46,7 +48,7 @@ pub struct Args {
     pub openapi: bool,
     /// The format of the log
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log: logging::Format,
+    pub log: LogFormat,
 }
 
 impl Args {
@@ -77,10 +79,11 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         return Err(Failure::usage("bad-config", message)
             .hint("remove `in_process` from [keeper]: the daemon starts its own keepers"));
     }
-    let prepared = Prepared::new(config)?;
+    config.tokens.iter().try_for_each(TokenConfig::check)?;
     if args.check {
-        return print_check(config, &prepared, &documents, out);
+        return check::run(config, &documents, out);
     }
+    let prepared = Prepared::new(config)?;
     raise_open_file_limit();
     // Start the supervisor before the process has a second thread, and before it enters its sandbox.
     let supervisor = start_supervisor(config, Role::Agent)?;
@@ -98,20 +101,4 @@ fn raise_open_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!(%error, "cannot raise the limit of open files, which limits the number of connections");
     }
-}
-
-/// Prints what the daemon would serve.
-fn print_check(config: &Config, prepared: &Prepared, documents: &[Document], out: &Out) -> Result<(), Failure> {
-    for document in documents {
-        out.say(&format!("A DID of ours: {}", short(document.id())));
-    }
-    if prepared.peers.is_empty() {
-        out.say("No port is opened: messages come through a mediator.");
-    }
-    let addresses = prepared.peers.iter().filter_map(|it| it.local_addr().ok());
-    out.document(&json!({
-        "dids": documents.iter().map(Document::id).collect::<Vec<_>>(),
-        "listens": addresses.map(|address| address.to_string()).collect::<Vec<_>>(),
-        "store": config.store_path(),
-    }))
 }

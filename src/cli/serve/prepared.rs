@@ -2,14 +2,14 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use claviger::{
     agent::{
-        ServerTls,
-        api::{Access, ApiListener, BearerToken, Webhook},
+        ClientAuthorities, ServerTls,
+        api::{Access, ApiListener, Webhook},
     },
     net::Dialer,
     process::sandbox::Sandbox,
@@ -17,12 +17,12 @@ use claviger::{
 
 use super::systemd::Notifier;
 use crate::cli::{
+    api_callers::ApiCallers,
     config::{ApiAddress, Config},
-    daemon_options::{address_guard, dialer, webhook},
+    daemon_options::{address_guard, dialer, webhooks},
     failure::Failure,
     private_folder,
     state_dir::StateDir,
-    users::user_id,
 };
 
 /// The open sockets and files of the daemon.
@@ -31,8 +31,11 @@ pub struct Prepared {
     pub peers: Vec<TcpListener>,
     /// The listener of `[ops]`, for health checks and metrics.
     pub ops: Option<TcpListener>,
-    pub api: (ApiListener, Access),
-    pub webhook: Option<Webhook>,
+    pub api: ApiListener,
+    /// The listener of `[api.remote]`, for applications on other machines.
+    pub remote_api: Option<(TcpListener, Arc<ServerTls>)>,
+    pub access: Access,
+    pub webhooks: Vec<Webhook>,
     pub tls: Option<Arc<ServerTls>>,
     pub dialer: Dialer,
     pub notifier: Arc<Notifier>,
@@ -42,24 +45,32 @@ impl Prepared {
     /// Opens everything that the configuration names.
     pub fn new(config: &Config) -> Result<Self, Failure> {
         let daemon = &config.daemon;
-        let tls = match (&daemon.http.tls_certificate, &daemon.http.tls_key) {
-            (Some(certificate), Some(key)) => {
-                let tls = ServerTls::open(config.base.join(certificate), config.base.join(key));
-                Some(Arc::new(tls.map_err(|error| Failure::usage("bad-certificate", error.to_string()))?))
-            }
-            _ => None,
-        };
-        let guard = address_guard(config)?;
         Ok(Self {
-            webhook: webhook(config)?.map(|(webhook, _)| webhook),
-            tls,
-            dialer: dialer(config, guard)?,
+            webhooks: webhooks(config)?.into_iter().map(|(webhook, _)| webhook).collect(),
+            tls: tls(config)?.map(Arc::new),
+            dialer: dialer(config, address_guard(config)?)?,
             notifier: Arc::new(Notifier::open()),
-            // Last, so that `serve --check` beside a running agent finds every other fault before it finds a socket in use.
+            access: access(config)?,
             api: open_api(config)?,
-            peers: daemon.http.listen.0.iter().map(|address| listen(*address)).collect::<Result<_, _>>()?,
-            ops: daemon.ops.listen.map(listen).transpose()?,
+            remote_api: match (&daemon.api.remote, remote_tls(config)?) {
+                (Some(remote), Some(tls)) => Some((listen(remote.listen, "api.remote")?, Arc::new(tls))),
+                _ => None,
+            },
+            peers: daemon.http.listen.0.iter().map(|address| listen(*address, "http")).collect::<Result<_, _>>()?,
+            ops: daemon.ops.listen.map(|address| listen(address, "ops")).transpose()?,
         })
+    }
+
+    /// Checks everything that [`new`](Self::new) opens, beside an agent that listens on `taken` and serves the API.
+    pub fn check_beside(taken: &[SocketAddr], config: &Config) -> Result<(), Failure> {
+        webhooks(config)?;
+        tls(config)?;
+        dialer(config, address_guard(config)?)?;
+        remote_tls(config)?;
+        access(config)?;
+        api_address(config)?;
+        let free = config.daemon.sockets().filter(|(address, _)| !taken.contains(address));
+        free.map(|(address, section)| listen(address, section)).try_for_each(|listener| listener.map(drop))
     }
 
     /// Enters the sandbox, which the process cannot leave. The sandbox allows only what a daemon needs.
@@ -76,7 +87,8 @@ impl Prepared {
         for path in config.documents.iter().chain([&documents]).filter(|path| path.exists()) {
             sandbox = sandbox.allow_read(path);
         }
-        for path in self.tls.iter().flat_map(|tls| tls.folders()) {
+        let remote_tls = self.remote_api.iter().map(|(_, tls)| tls);
+        for path in self.tls.iter().chain(remote_tls).flat_map(|tls| tls.folders()) {
             sandbox = sandbox.allow_read(path);
         }
         let report = sandbox.enforce().map_err(|error| Failure::new("not-closed-in", error.to_string()))?;
@@ -87,51 +99,71 @@ impl Prepared {
     }
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+/// The certificate of `[http]`.
+fn tls(config: &Config) -> Result<Option<ServerTls>, Failure> {
+    let http = &config.daemon.http;
+    let (Some(certificate), Some(key)) = (&http.tls_certificate, &http.tls_key) else { return Ok(None) };
+    let tls = ServerTls::open(config.base.join(certificate), config.base.join(key));
+    tls.map(Some).map_err(|error| Failure::usage("bad-certificate", error.to_string()))
+}
+
+/// Opens a port. `section` is the section of the configuration that names it with `listen`.
+fn listen(address: SocketAddr, section: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).map_err(|error| {
-        Failure::io(address, &error).hint("`listen` in the configuration: another program may have the port")
+        Failure::io(address, &error).hint(format!(
+            "`listen` in [{section}] of the configuration: another program may have the port, such as another agent"
+        ))
     })
 }
 
-/// Opens the listener of the application's API: a Unix socket for the processes of some users, or a port of the
-/// loopback interface for clients with the bearer token.
-fn open_api(config: &Config) -> Result<(ApiListener, Access), Failure> {
-    match config.api_address() {
-        ApiAddress::Unix(path) => {
+/// The certificate and the authorities of `[api.remote]`.
+fn remote_tls(config: &Config) -> Result<Option<ServerTls>, Failure> {
+    let Some(remote) = &config.daemon.api.remote else { return Ok(None) };
+    let path = |file: &PathBuf| config.base.join(file);
+    let clients = ClientAuthorities { ca: path(&remote.client_ca), crl: remote.client_crl.as_ref().map(path) };
+    let tls = ServerTls::open_for_clients(path(&remote.tls_certificate), path(&remote.tls_key), clients);
+    tls.map(Some).map_err(|error| Failure::usage("bad-certificate", format!("[api.remote]: {error}")))
+}
+
+/// Opens the listener of the application's API.
+fn open_api(config: &Config) -> Result<ApiListener, Failure> {
+    match api_address(config)? {
+        ApiPlace::Unix(path) => {
             if let Some(folder) = path.parent() {
                 private_folder::create(folder).map_err(|error| Failure::io(folder.display(), &error))?;
             }
-            let mut users = vec![0, rustix::process::getuid().as_raw()];
-            for name in &config.daemon.api.users {
-                users.push(user_id(name)?);
-            }
-            let listener = ApiListener::unix(&path).map_err(|error| Failure::new("io", error.to_string()))?;
-            Ok((listener, Access::Users(users)))
+            ApiListener::unix(&path).map_err(|error| Failure::new("io", error.to_string()))
         }
-        ApiAddress::Tcp(text) => {
-            let invalid = |message: String| Failure::usage("bad-config", message);
-            let address = text.parse().map_err(|_| {
-                invalid(format!(
-                    "listen in [api]: {text:?} is neither unix:PATH nor an address of the loopback interface with a \
-                     port"
-                ))
-            })?;
-            if !SocketAddr::ip(&address).is_loopback() {
-                return Err(invalid(format!("listen in [api]: {address} is not an address of the loopback interface"))
-                    .hint("others could connect to it: use an authenticating proxy, or an SSH tunnel"));
-            }
-            let Some(file) = &config.daemon.api.token_file else {
-                return Err(invalid(
-                    "[api] listens on the loopback interface, where any program can connect, and has no token_file"
-                        .to_owned(),
-                )
-                .hint("`openssl rand -hex 32 > api.token; chmod 600 api.token` makes one; a Unix socket needs none"));
-            };
-            let path = config.base.join(file);
-            let token = BearerToken::read(&path);
-            let token = token.map_err(|error| invalid(format!("token_file in [api], {}: {error}", path.display())))?;
-            let listener = ApiListener::loopback(address).map_err(|error| Failure::io(address, &error))?;
-            Ok((listener, Access::Token(token)))
-        }
+        ApiPlace::Loopback(address) => ApiListener::loopback(address).map_err(|error| Failure::io(address, &error)),
     }
+}
+
+/// Where the API listens for programs on this machine.
+enum ApiPlace {
+    Unix(PathBuf),
+    Loopback(SocketAddr),
+}
+
+fn api_address(config: &Config) -> Result<ApiPlace, Failure> {
+    let text = match config.api_address() {
+        ApiAddress::Unix(path) => return Ok(ApiPlace::Unix(path)),
+        ApiAddress::Tcp(text) => text,
+    };
+    let invalid = |message: String| Failure::usage("bad-config", message);
+    let address: SocketAddr = text.parse().map_err(|_| {
+        invalid(format!(
+            "listen in [api]: {text:?} is neither unix:PATH nor an address of the loopback interface with a port"
+        ))
+    })?;
+    if !address.ip().is_loopback() {
+        return Err(invalid(format!("listen in [api]: {address} is not an address of the loopback interface"))
+            .hint("others could connect to it: [api.remote] is for other machines, with certificates"));
+    }
+    Ok(ApiPlace::Loopback(address))
+}
+
+/// Who may use the API: users of this machine, bearers of tokens, clients with a certificate.
+fn access(config: &Config) -> Result<Access, Failure> {
+    let permissions = ApiCallers::read(config)?.permissions();
+    permissions.map(Access::new).map_err(|error| Failure::usage("bad-config", format!("[api]: {error}")))
 }

@@ -124,6 +124,6 @@ impl opentelemetry_http::HttpClient for GuardedClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (head, content) = request.into_parts();
         let sent = self.0.post_without_redirects(&head.uri.to_string(), "application/x-protobuf", &[], content).await?;
-        Ok(Response::builder().status(sent.as_u16()).body(Bytes::new())?)
+        Ok(Response::builder().status(sent.status).body(Bytes::new())?)
     }
 }

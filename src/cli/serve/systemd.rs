@@ -52,7 +52,7 @@ impl Notifier {
 
     fn send(&self, message: &str) {
         if let Some(Err(error)) = self.socket.as_ref().map(|socket| socket.send(message.as_bytes())) {
-            tracing::warn!(%error, message, "systemd not notified");
+            tracing::warn!(%error, state = message, "systemd not notified");
         }
     }
 }

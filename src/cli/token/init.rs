@@ -21,7 +21,7 @@ use crate::cli::{config::Config, failure::Failure, output::Out, pin, tokens::ope
 #[derive(clap::Args)]
 pub struct Args {
     /// The token's name in the configuration
-    name: String,
+    pub name: String,
     /// The slot; if not given, the one slot whose token is not initialised
     #[arg(long, value_name = "N")]
     slot_id: Option<u64>,
@@ -41,17 +41,17 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             let message = "--slot-id and --erase are for PKCS#11 tokens: `ykman piv reset` erases a YubiKey";
             return Err(Failure::usage("bad-arguments", message));
         }
-        return super::yubikey::init(configured, &args.so_pin_source, config, out);
+        return super::piv::init(configured, &args.so_pin_source, config, out);
     }
     let uri = pkcs11_uri(configured)?;
     let misconfigured =
         |what: &str| Failure::usage("token-misconfigured", format!("the URI of the token {:?} {what}", args.name));
-    let module = uri.module_path.as_ref().ok_or_else(|| misconfigured("has no module-path=FILE"))?;
+    let module = pkcs11::module_file(&uri, &config.base).map_err(|error| Failure::from_token(&args.name, &error))?;
     let label = uri.token.clone().ok_or_else(|| misconfigured("has no token=LABEL, the label for the token"))?;
-    let slot_id = choose_slot(args, &uri, &config.base.join(module))?;
+    let slot_id = choose_slot(args, &uri, &module)?;
     let user_source = uri.pin_source.as_deref().unwrap_or("prompt");
     let request = InitToken {
-        module: config.base.join(module),
+        module,
         slot_id,
         user_pin: match &uri.pin_value {
             Some(pin) => pin.clone(),

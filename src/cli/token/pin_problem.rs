@@ -2,6 +2,8 @@
 
 use claviger::secrets::pkcs11::{PinRecord, PinRecordState, PinState};
 
+use crate::cli::shell::quoted;
+
 /// A reason why the PIN is not tried, or should not be.
 pub struct PinProblem {
     /// The word in the table of `token list`.
@@ -13,24 +15,27 @@ pub struct PinProblem {
 
 impl PinProblem {
     /// Finds the problem by the PIN's state on the token, the PIN guard's record, and whether the token was opened.
-    pub fn find(name: &str, state: PinState, record: Option<&PinRecord>, opened: bool) -> Option<Self> {
-        let once = format!("`claviger token unlock {name}` tries the PIN once");
+    /// `when_locked` says what a person does about a locked PIN.
+    pub fn find(
+        name: &str,
+        state: PinState,
+        record: Option<&PinRecord>,
+        opened: bool,
+        when_locked: &str,
+    ) -> Option<Self> {
+        let unlock = format!("`claviger token unlock {}`", quoted(name));
+        let once = format!("{unlock} tries the PIN once");
         let (word, message, hint) = match (state, record.map(|record| record.state)) {
-            (PinState::Locked, _) => (
-                "LOCKED",
-                format!("THE PIN OF {name} IS LOCKED"),
-                "the token's security officer must set a new PIN".to_owned(),
-            ),
-            (_, Some(PinRecordState::LockedByPerson)) => (
-                "LOCKED-HERE",
-                format!("{name} was locked by `claviger token lock`"),
-                format!("`claviger token unlock {name}` unlocks it"),
-            ),
+            (PinState::Locked, _) => ("LOCKED", format!("THE PIN OF {name} IS LOCKED"), when_locked.to_owned()),
+            (_, Some(PinRecordState::LockedByPerson)) => {
+                ("LOCKED-HERE", format!("{name} was locked by `claviger token lock`"), format!("{unlock} unlocks it"))
+            }
             (_, Some(PinRecordState::Refused)) => (
                 "REFUSED",
                 format!("THE PIN OF {name} WAS REFUSED and is not tried again"),
                 format!(
-                    "correct the PIN: a changed PIN file is tried once; for a changed credential or pin-value, {once}"
+                    "correct the PIN: a changed one is tried once, by a keeper that runs as a service after a restart; for an \
+                     unchanged one, {once}"
                 ),
             ),
             (_, Some(PinRecordState::Trying)) if !opened => {

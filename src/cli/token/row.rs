@@ -8,7 +8,7 @@ use claviger::secrets::{
 };
 
 use super::pin_problem::PinProblem;
-use crate::cli::{failure::Failure, output::Out};
+use crate::cli::{config::TokenConfig, failure::Failure, output::Out};
 
 /// A configured token.
 pub struct TokenRow {
@@ -24,9 +24,18 @@ pub struct TokenRow {
     pub keys: Result<Vec<HeldKey>, Failure>,
     /// The form factor of a YubiKey, if the YubiKey says so.
     pub form: Option<String>,
+    /// What a person does about a locked PIN.
+    pub when_locked: String,
 }
 
 impl TokenRow {
+    /// The row of a token that this configuration cannot open.
+    pub fn unusable(token: &TokenConfig, failure: Failure) -> Self {
+        let (name, info) = (token.name.clone(), TokenInfo::default());
+        let when_locked = String::new();
+        Self { name, info, pin: None, tries: None, pin_record: None, keys: Err(failure), form: None, when_locked }
+    }
+
     /// The cells of the table.
     pub fn cells(&self) -> [String; 7] {
         let info = &self.info;
@@ -49,7 +58,12 @@ impl TokenRow {
     }
 
     fn pin_problem(&self) -> Option<PinProblem> {
-        PinProblem::find(&self.name, self.pin?, self.pin_record.as_ref(), self.keys.is_ok())
+        PinProblem::find(&self.name, self.pin?, self.pin_record.as_ref(), self.keys.is_ok(), &self.when_locked)
+    }
+
+    /// Whether [`TokenRow::warn`] warns.
+    pub fn has_pin_problem(&self) -> bool {
+        self.pin_problem().is_some()
     }
 
     /// Warns of a problem with the PIN.

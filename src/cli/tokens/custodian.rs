@@ -8,7 +8,7 @@ use claviger::{
     keys::PublicKey,
     secrets::{
         Context, Custodian, HeldKey, ImportKey, KeyUse, NewKey, Secrets, SignRequest, Signature, SlotOptions,
-        TokenError, TokenInfo,
+        TokenError, TokenInfo, UnpairedKey,
         keeper::{ChildProcess, KeeperCustodian, Role, spawn_on_socket},
         prove_keys,
     },
@@ -22,6 +22,7 @@ use crate::cli::{
     key_name::KeyName,
     pin,
     runtime::block_on,
+    shell::quoted,
     yubikey_wait::YubiKeyWait,
 };
 
@@ -52,6 +53,11 @@ pub struct ManagementKeyArgs {
 }
 
 impl ManagementKeyArgs {
+    /// Whether a source of the key is named.
+    pub fn is_given(&self) -> bool {
+        self.management_key.is_some()
+    }
+
     /// Reads the key. Must be called before a token is opened.
     pub fn read(&self) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
         self.management_key.as_ref().map(|source| pin::read_hex_key(source, "the management key")).transpose()
@@ -75,12 +81,12 @@ pub fn open_or_wait(config: &Config, token: &TokenConfig) -> Result<CustodianTok
 }
 
 /// Opens the first token, in configured order, that serves the named key; if none does, the first that holds it. A token
-/// that is not ready is skipped; its failure is returned if no other token holds the key.
+/// that cannot be opened is skipped; its failure is returned if no other token holds the key.
 pub fn open_holder(config: &Config, name: &KeyName, text: &str) -> Result<(CustodianToken, HeldKey), Failure> {
     if config.tokens.is_empty() {
         return Err(config.no_token());
     }
-    let (mut not_ready, mut not_served) = (None, None);
+    let (mut failed, mut not_served): (Option<Failure>, _) = (None, None);
     for token in &config.tokens {
         match open(config, token).and_then(|token| token.inventory().map(|keys| (token, keys))) {
             Ok((token, keys)) => match name.find(text, &keys)? {
@@ -91,15 +97,16 @@ pub fn open_holder(config: &Config, name: &KeyName, text: &str) -> Result<(Custo
                 }
                 None => {}
             },
-            Err(failure) if failure.status == Status::TokenNotReady => {
-                not_ready.get_or_insert(failure);
-            }
-            Err(failure) => return Err(failure),
+            // Of several, one that may be ready later says more than a wrong configuration.
+            Err(failure) => match &failed {
+                Some(before) if before.status == Status::TokenNotReady || failure.status != Status::TokenNotReady => {}
+                _ => failed = Some(failure),
+            },
         }
     }
     match not_served {
         Some(found) => Ok(found),
-        None => Err(not_ready.unwrap_or_else(|| KeyName::unknown(text))),
+        None => Err(failed.unwrap_or_else(|| KeyName::unknown(text))),
     }
 }
 
@@ -124,7 +131,19 @@ pub fn check_fits(held: &HeldKey, usage: KeyUse, text: &str) -> Result<(), Failu
     Err(Failure::usage("use-unfit", message).hint("`claviger key list` shows the use of each key"))
 }
 
+/// Connects to a keeper that listens, as a custodian. The token may be out of service.
+pub fn custodian_of(name: &str, address: &str) -> Result<KeeperCustodian, Failure> {
+    let stream = connect(address).map_err(|error| {
+        Failure::not_ready("token-absent", format!("no keeper of the token {name:?} listens: {error}")).hint(format!(
+            "start it: `systemctl start {}`, or `claviger keeper --listen`",
+            quoted(format!("claviger-keeper@{name}"))
+        ))
+    })?;
+    KeeperCustodian::new(name, stream).map_err(|error| Failure::from_token(name, &error))
+}
+
 fn connect_to(config: &Config, token: &TokenConfig) -> Result<Connection, Failure> {
+    token.check()?;
     if token.keeper.is_none() && config.in_process() {
         return open_in_process(config, token, false).map(Connection::InProcess);
     }
@@ -136,7 +155,7 @@ fn connect_to(config: &Config, token: &TokenConfig) -> Result<Connection, Failur
         None => {
             check_uri(token)?;
             let (stream, process) =
-                spawn_on_socket(keeper_command(config, &token.name, Role::Custodian, 0)).map_err(absent)?;
+                keeper_command(config, &token.name, Role::Custodian, 0).and_then(spawn_on_socket).map_err(absent)?;
             (stream, Some(process))
         }
     };
@@ -195,12 +214,12 @@ impl CustodianToken {
         }
     }
 
-    /// Deletes a key pair from the token.
-    pub fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
+    /// Deletes a key pair from the token: the pair in its slot, if the token has slots.
+    pub fn delete(&self, held: &HeldKey) -> Result<(), TokenError> {
         self.send_management_key()?;
         match &self.connection {
-            Connection::InProcess(token) => token.delete(key),
-            Connection::Keeper(keeper, _) => keeper.delete(key),
+            Connection::InProcess(token) => token.delete_in_slot(&held.public, held.slot),
+            Connection::Keeper(keeper, _) => keeper.delete_in_slot(&held.public, held.slot),
         }
     }
 
@@ -251,5 +270,15 @@ impl CustodianToken {
             Connection::Keeper(keeper, _) => keeper.inventory(),
         };
         keys.map_err(|error| Failure::from_token(self.name(), &error))
+    }
+
+    /// The private keys that [`CustodianToken::inventory`] left out, because their public halves are not known.
+    pub fn unpaired_keys(&self) -> Result<Vec<UnpairedKey>, Failure> {
+        match &self.connection {
+            Connection::InProcess(token) => Ok(token.unpaired_keys()),
+            Connection::Keeper(keeper, _) => {
+                keeper.unpaired_keys().map_err(|error| Failure::from_token(self.name(), &error))
+            }
+        }
     }
 }

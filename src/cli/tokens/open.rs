@@ -78,6 +78,7 @@ pub async fn start_keyring(config: &Config, name: &str, token: Arc<dyn Custodian
 
 /// Checks the URI of a token that this configuration opens. Loads no module, and accesses no card reader.
 pub fn check_uri(token: &TokenConfig) -> Result<(), Failure> {
+    token.check()?;
     if token.keeper.is_some() {
         return Ok(());
     }
@@ -112,6 +113,7 @@ pub fn pkcs11_options(config: &Config, token: &TokenConfig) -> Result<OpenOption
 
 /// The URI of a PKCS#11 token. Loads no module.
 pub fn pkcs11_uri(token: &TokenConfig) -> Result<Uri, Failure> {
+    token.check()?;
     if let Some(address) = &token.keeper {
         let message = format!("the token {:?} is held by the keeper at {address}", token.name);
         return Err(Failure::usage("token-elsewhere", message)
@@ -137,13 +139,14 @@ pub fn yubikey_options(config: &Config, token: &TokenConfig) -> Result<piv::Open
         .name(&token.name)
         .base_dir(&config.base)
         .pin_guard(config.state_dir.join("pin-guard"))
-        .prompt(move |prompt| pin::prompt(&name, ask_at, prompt))
+        .prompt(move |prompt| pin::prompt_for_yubikey(&name, ask_at, prompt))
         .touch(move |touch| pin::ask_for_touch(&touch_name, touch)))
 }
 
 /// The URI of a YubiKey. Accesses no card reader.
 #[cfg(feature = "yubikey")]
 pub fn yubikey_uri(token: &TokenConfig) -> Result<piv::Uri, Failure> {
+    token.check()?;
     token.uri.parse().map_err(|error| {
         Failure::usage("token-misconfigured", format!("the URI of the token {:?}: {error}", token.name))
     })

@@ -16,7 +16,7 @@ use crate::cli::{
 
 /// Opens tokens in configured order until `is_enough` accepts their keys.
 ///
-/// A token that is not ready is skipped, because another may hold the key. If a key is still missing after all tokens
+/// A token that cannot be opened is skipped, because another may hold the key. If a key is still missing after all tokens
 /// were tried, the function waits for an unplugged YubiKey, or returns the failure of a skipped token. `supervisor`
 /// starts the tokens' keepers, or connects to keepers with a socket; without it, the tokens are opened in this process.
 pub async fn open_until(
@@ -33,8 +33,6 @@ pub async fn open_until(
         for token in std::mem::take(&mut missing) {
             match open(config, token, supervisor).await {
                 Ok(token) => opened.push(token),
-                // A configuration that the token cannot meet is an error, and not a reason to ask the next token.
-                Err(failure) if failure.code == "custody-too-low" => return Err(failure),
                 Err(failure) if is_unplugged(token, &failure) => {
                     unplugged.push((token, failure));
                     continue;

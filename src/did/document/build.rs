@@ -106,9 +106,12 @@ pub(in crate::did) const CONTEXT: [&str; 2] = ["https://www.w3.org/ns/did/v1", "
 pub(in crate::did) struct ServiceNames(usize);
 
 impl ServiceNames {
+    /// The first id.
+    pub(in crate::did) const FIRST: &str = "#service";
+
     /// Returns the next id.
     pub(in crate::did) fn next_name(&mut self) -> String {
         self.0 += 1;
-        if self.0 == 1 { "#service".to_owned() } else { format!("#service-{}", self.0 - 1) }
+        if self.0 == 1 { Self::FIRST.to_owned() } else { format!("#service-{}", self.0 - 1) }
     }
 }

@@ -1,11 +1,14 @@
 //! A DID document.
 
+use std::{collections::HashSet, time::Duration};
+
 use serde_json::Value;
 
 use super::{error::DocumentError, method::VerificationMethod, relationship::Relationship, service::Service};
 use crate::{
     did::{
-        peer::{has_legacy_fragments, short_form},
+        canonical::{is_same_did, with_capital_escapes},
+        peer::has_legacy_fragments,
         shorten::shortened,
         url::did_of,
     },
@@ -26,15 +29,20 @@ pub struct Document {
     pub(super) bytes: usize,
     /// The number of JSON values.
     pub(super) values: usize,
+    /// Earlier names of the DID, proved by the log of a did:webvh. Their percent-encodings are in capital letters.
+    pub(super) former_ids: HashSet<String>,
+    /// How long the document may be cached, if its DID says so.
+    pub(super) ttl: Option<Duration>,
 }
 
 impl Document {
-    /// Returns the document if its `id` is `did`. Every resolver has to check the `id` (DID Core section 7.1.1).
+    /// Returns the document if it [is about](Self::is_about) `did`. Every resolver has to check the `id` (DID Core section
+    /// 7.1.1).
     ///
     /// # Errors
     /// [`DocumentError::WrongId`] if it is the document of another DID.
     pub fn require_id(self, did: &str) -> Result<Self, DocumentError> {
-        if self.id == did {
+        if self.is_about(did) {
             return Ok(self);
         }
         Err(DocumentError::WrongId { requested: shortened(did), found: shortened(&self.id) })
@@ -55,11 +63,24 @@ impl Document {
         &self.value
     }
 
+    /// Adds what the log of a did:webvh says: the earlier names of the DID, and how long the document may be cached.
+    pub(in crate::did) fn with_log(self, former_ids: Vec<String>, ttl: Option<Duration>) -> Self {
+        let former_ids = former_ids.iter().map(|id| with_capital_escapes(id).into_owned()).collect();
+        Self { former_ids, ttl, ..self }
+    }
+
+    /// How long the document may be cached, if its DID says so.
+    pub(in crate::did) fn ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+
     /// An estimate of the memory that the document takes, in bytes.
     pub(in crate::did) fn memory_size(&self) -> usize {
         let methods = self.methods.iter().map(|method| method.id.len() + method.controller.len() + 400);
         // A JSON value takes up to 250 bytes, even if its text is short.
-        2 * self.bytes + 200 * self.values + methods.sum::<usize>()
+        // A set has room for up to twice as many names.
+        let former_ids = self.former_ids.iter().map(|id| id.len() + 64);
+        2 * self.bytes + 200 * self.values + methods.sum::<usize>() + former_ids.sum::<usize>()
     }
 
     /// The verification methods in a relationship, embedded or referenced, in the order of the document.
@@ -83,8 +104,8 @@ impl Document {
 
     /// The method with this absolute id, *if it is in the relationship*.
     ///
-    /// For a `did:peer:4` the id may use the long or the short form of the DID. For a `did:peer` 0 or 2, the fragment
-    /// may also be the key itself or its first eight characters: libraries from before the clarifications of the
+    /// The id may use any name that the document [is about](Self::is_about). For a `did:peer` 0 or 2, the fragment may
+    /// also be the key itself or its first eight characters: libraries from before the clarifications of the
     /// specification write such fragments.
     pub fn method(&self, id: &str, relationship: Relationship) -> Option<&VerificationMethod> {
         if let Some(method) = self.methods(relationship).find(|method| method.id == id) {
@@ -92,14 +113,14 @@ impl Document {
         }
         let did = did_of(id)?;
         let fragment = id[did.len()..].strip_prefix('#')?;
-        if did == self.id {
-            let legacy = has_legacy_fragments(did);
-            return legacy.then(|| self.methods(relationship).find(|method| method.has_legacy_fragment(fragment)))?;
+        if !self.is_about(did) {
+            return None;
         }
         let own = |method: &&VerificationMethod| {
-            method.id.strip_prefix(&self.id).and_then(|rest| rest.strip_prefix('#')) == Some(fragment)
+            method.id.split_once('#').is_some_and(|(name, own)| own == fragment && self.is_about(name))
         };
-        self.is_about(did).then(|| self.methods(relationship).find(own))?
+        let legacy = |method: &&VerificationMethod| has_legacy_fragments(did) && method.has_legacy_fragment(fragment);
+        self.methods(relationship).find(own).or_else(|| self.methods(relationship).find(legacy))
     }
 
     /// The services, in the order of the document.
@@ -113,11 +134,13 @@ impl Document {
         self.services.iter().filter(|service| service.is_didcomm() && !service.endpoints.is_empty())
     }
 
-    /// Whether `did` is the subject of this document: equal to `id`, or the other form of the same `did:peer:4`.
+    /// Whether `did` is the subject of this document: equal to `id`, with percent-encodings in either case; the other
+    /// form of the same `did:peer:4`; or, if a resolver has verified the log of a `did:webvh`, an earlier name in the log.
     ///
     /// `alsoKnownAs` is *not* trusted: a document may claim any name there.
     pub fn is_about(&self, did: &str) -> bool {
-        self.id == did || short_form(did).is_some_and(|short| short_form(&self.id) == Some(short))
+        is_same_did(&self.id, did)
+            || !self.former_ids.is_empty() && self.former_ids.contains(&*with_capital_escapes(did))
     }
 }
 
@@ -125,5 +148,27 @@ impl Document {
 impl PartialEq for Document {
     fn eq(&self, other: &Self) -> bool {
         self.value == other.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn former_names_are_found_with_escapes_in_either_case_and_take_memory() {
+        let name = |port: &str, number: usize| format!("did:webvh:QmScid:a.example{port}:{number}");
+        let document = Document::builder().build(&name("%3a1", 0)).unwrap();
+        let size = document.memory_size();
+        let former: Vec<String> = (1..1000).map(|number| name("%3a1", number)).collect();
+        let names_size: usize = former.iter().map(String::len).sum();
+        let document = document.with_log(former, None);
+        for number in [0, 1, 500, 999] {
+            assert!(document.is_about(&name("%3a1", number)) && document.is_about(&name("%3A1", number)), "{number}");
+        }
+        for other in [name("%3a1", 1000), name("%3a2", 1), name("%3A1", 1).to_ascii_uppercase()] {
+            assert!(!document.is_about(&other), "{other}");
+        }
+        assert!(document.memory_size() > size + names_size);
     }
 }

@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value};
 
-use crate::keys::{Curve, Jwk, KeyError, PublicKey};
+use super::service::one_or_many;
+use crate::{
+    encoding::{from_base58, from_base64, from_hex, from_multibase, to_base64url},
+    keys::{Curve, Jwk, KeyError, PublicKey},
+};
 
 /// A verification method: a key in a DID document (DID Core section 5.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,7 +14,7 @@ use crate::keys::{Curve, Jwk, KeyError, PublicKey};
 pub struct VerificationMethod {
     /// The absolute DID URL, which a `kid` or `skid` names.
     pub id: String,
-    /// The value of `type`. Empty if it is absent.
+    /// The first value of `type`. Empty if it is absent.
     pub kind: String,
     /// The DID that may use the key. It is not always the subject of the document.
     pub controller: String,
@@ -21,7 +25,7 @@ pub struct VerificationMethod {
 impl VerificationMethod {
     /// Reads the key from the members of a method.
     pub(super) fn new(id: String, controller: String, members: &Map<String, Value>) -> Self {
-        let kind = members.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let kind = one_or_many(members.get("type")).iter().find_map(Value::as_str).unwrap_or_default().to_owned();
         let key = key(&kind, members);
         Self { id, kind, controller, key }
     }
@@ -36,28 +40,55 @@ impl VerificationMethod {
     }
 }
 
-/// Reads a key from the type of the method and the value of one member.
-type Reader = fn(&str, &Value) -> Result<PublicKey, KeyError>;
-
 /// Reads the key of a method. One member should contain it. If several members do, they must contain the same key, so
 /// that every reader sees the same key.
+///
+/// The members and types are those of the DID Document Property Extensions, the deprecated ones included, and those that
+/// came before them (`Secp256k1VerificationKey2018`). A key that is only named, by `blockchainAccountId` or
+/// `ethereumAddress`, cannot be used.
 fn key(kind: &str, members: &Map<String, Value>) -> Result<PublicKey, KeyError> {
-    let readers: [(&str, Reader); 3] =
-        [("publicKeyJwk", jwk), ("publicKeyMultibase", multibase), ("publicKeyBase58", base58)];
     let mut key: Option<PublicKey> = None;
-    for (member, read) in readers {
-        let Some(value) = members.get(member) else { continue };
-        let read = read(kind, value)?;
-        if key.as_ref().is_some_and(|key| *key != read) {
-            return Err(KeyError::Malformed("the verification method, which holds two different keys,"));
-        }
-        key = Some(read);
+    if let Some(value) = members.get("publicKeyJwk") {
+        key = Some(jwk(value)?);
     }
-    let key = key.ok_or_else(|| KeyError::Unsupported(kind.to_owned()))?;
+    if let Some(value) = members.get("publicKeyMultibase") {
+        key = Some(same(multibase(kind, value)?, key)?);
+    }
+    // The deprecated members do not say which curve the key is on. The type does, or another member.
+    let curve = curve_of(kind).or(key.as_ref().map(PublicKey::curve));
+    for (member, read) in DEPRECATED {
+        let Some(value) = members.get(member) else { continue };
+        let read = match curve {
+            Some(curve) => point(curve, member, value, read),
+            None => Err(unsupported(&format!("{member} in {kind:?}"))),
+        };
+        match (read, &key) {
+            (Ok(read), _) => key = Some(same(read, key)?),
+            (Err(error), None) => return Err(error),
+            // A reader that knows only this member reads no key.
+            (Err(_), Some(_)) => {}
+        }
+    }
+    let key = key.ok_or_else(|| unsupported(kind))?;
     match curve_of(kind) {
-        Some(curve) if curve != key.curve() => Err(KeyError::Unsupported(format!("{kind} with {}", key.curve()))),
+        Some(curve) if curve != key.curve() => Err(unsupported(&format!("{kind} with {}", key.curve()))),
         _ => Ok(key),
     }
+}
+
+/// Returns `key` if `other` is absent or the same key.
+fn same(key: PublicKey, other: Option<PublicKey>) -> Result<PublicKey, KeyError> {
+    match other {
+        Some(other) if other != key => {
+            Err(KeyError::Malformed("the verification method, which holds two different keys,"))
+        }
+        _ => Ok(key),
+    }
+}
+
+/// The type of a key is text of a stranger.
+fn unsupported(kind: &str) -> KeyError {
+    KeyError::Unsupported(kind.chars().take(100).collect())
 }
 
 /// The curve that a type implies. `None` for `JsonWebKey2020`, `JsonWebKey`, `Multikey` and unknown types, whose key
@@ -66,15 +97,17 @@ fn curve_of(kind: &str) -> Option<Curve> {
     match kind {
         "Ed25519VerificationKey2018" | "Ed25519VerificationKey2020" => Some(Curve::Ed25519),
         "X25519KeyAgreementKey2019" | "X25519KeyAgreementKey2020" => Some(Curve::X25519),
-        "EcdsaSecp256k1VerificationKey2019" => Some(Curve::Secp256k1),
-        "EcdsaSecp256r1VerificationKey2019" | "P256Key2021" => Some(Curve::P256),
-        "P384Key2021" => Some(Curve::P384),
+        "EcdsaSecp256k1VerificationKey2019" | "EcdsaSecp256k1RecoveryMethod2020" | "Secp256k1VerificationKey2018" => {
+            Some(Curve::Secp256k1)
+        }
+        "EcdsaSecp256r1VerificationKey2019" | "Secp256r1VerificationKey2018" | "P256Key2021" => Some(Curve::P256),
+        "EcdsaSecp384r1VerificationKey2019" | "P384Key2021" => Some(Curve::P384),
         "P521Key2021" => Some(Curve::P521),
         _ => None,
     }
 }
 
-fn jwk(_: &str, value: &Value) -> Result<PublicKey, KeyError> {
+fn jwk(value: &Value) -> Result<PublicKey, KeyError> {
     let members = value.as_object().ok_or(KeyError::Malformed("publicKeyJwk"))?;
     if members.contains_key("d") {
         // DID Core section 5.2.1 forbids a private key here: every reader of the document could use the key.
@@ -84,37 +117,54 @@ fn jwk(_: &str, value: &Value) -> Result<PublicKey, KeyError> {
         let kty = members.get("kty").and_then(Value::as_str).ok_or(KeyError::MissingMember("kty"))?;
         return Err(KeyError::Unsupported(kty.chars().take(20).collect()));
     }
-    let member = |name| match members.get(name) {
-        // RFC 7515 has no padding, but older did:peer libraries write it.
-        Some(Value::String(text)) => Ok(text.trim_end_matches('=').to_owned()),
+    let text = |name| match members.get(name) {
+        Some(Value::String(text)) => Ok(text.clone()),
         Some(_) => Err(KeyError::Malformed("publicKeyJwk")),
         None => Err(KeyError::MissingMember(name)),
     };
-    let y = if members.contains_key("y") { Some(member("y")?) } else { None };
-    PublicKey::from_jwk(&Jwk { kty: member("kty")?, crv: member("crv")?, x: member("x")?, y })
+    // RFC 7515 has no padding, but older did:peer libraries write it.
+    let coordinate = |name| from_base64(&text(name)?).map(to_base64url).ok_or(KeyError::Malformed(name));
+    let y = if members.contains_key("y") { Some(coordinate("y")?) } else { None };
+    let crv = match text("crv")? {
+        // Its name before RFC 8812.
+        crv if crv == "P-256K" => Curve::Secp256k1.name().to_owned(),
+        crv => crv,
+    };
+    PublicKey::from_jwk(&Jwk { kty: text("kty")?, crv, x: coordinate("x")?, y })
 }
 
 fn multibase(kind: &str, value: &Value) -> Result<PublicKey, KeyError> {
-    let text = value.as_str().ok_or(KeyError::Malformed("publicKeyMultibase"))?;
-    let multikey = PublicKey::from_multikey(text);
-    // Some libraries leave out the multicodec prefix in the types of 2020. The type then names the curve.
-    if let (Err(_), Some(curve @ (Curve::X25519 | Curve::Ed25519))) = (&multikey, curve_of(kind)) {
-        return text.strip_prefix('z').and_then(|text| point_from_base58(curve, text)).unwrap_or(multikey);
+    const MEMBER: &str = "publicKeyMultibase";
+    let bytes = value.as_str().and_then(from_multibase).ok_or(KeyError::Malformed(MEMBER))?;
+    // Some libraries leave out the multicodec prefix in the types of 2019 and 2020. The type then names the curve.
+    PublicKey::from_multicodec(&bytes).or_else(|error| match curve_of(kind) {
+        Some(curve @ (Curve::X25519 | Curve::Ed25519)) => PublicKey::from_bytes(curve, &bytes).map_err(|_| error),
+        _ => Err(error),
+    })
+}
+
+/// The deprecated members that hold a point: how its bytes are written.
+const DEPRECATED: [(&str, Reader); 3] =
+    [("publicKeyBase58", from_base58), ("publicKeyHex", hex), ("publicKeyBase64", from_base64)];
+
+/// Reads bytes from a text.
+type Reader = fn(&str) -> Option<Vec<u8>>;
+
+/// Some write `0x` first.
+fn hex(text: &str) -> Option<Vec<u8>> {
+    from_hex(text.strip_prefix("0x").unwrap_or(text))
+}
+
+/// Reads a point: 32 bytes, or a SEC 1 point, compressed, uncompressed, or uncompressed without its first byte.
+fn point(curve: Curve, member: &'static str, value: &Value, read: Reader) -> Result<PublicKey, KeyError> {
+    let text = value.as_str().filter(|text| text.len() <= MAX_LENGTH);
+    let bytes = text.and_then(read).ok_or(KeyError::Malformed(member))?;
+    let n = curve.coordinate_length();
+    if curve.point_length() != n && bytes.len() == 2 * n {
+        return PublicKey::from_coordinates(curve, &bytes[..n], &bytes[n..]);
     }
-    multikey
+    PublicKey::from_bytes(curve, &bytes)
 }
 
-fn base58(kind: &str, value: &Value) -> Result<PublicKey, KeyError> {
-    let curve = curve_of(kind).ok_or_else(|| KeyError::Unsupported(format!("publicKeyBase58 in {kind:?}")))?;
-    value
-        .as_str()
-        .and_then(|text| point_from_base58(curve, text))
-        .unwrap_or(Err(KeyError::Malformed("publicKeyBase58")))
-}
-
-/// Reads a point in base58 without a prefix. `None` if the text is not base58, or longer than any point: decoding
-/// base58 takes quadratic time.
-fn point_from_base58(curve: Curve, text: &str) -> Option<Result<PublicKey, KeyError>> {
-    let bytes = (text.len() <= 200).then(|| bs58::decode(text).into_vec().ok())??;
-    Some(PublicKey::from_bytes(curve, &bytes))
-}
+/// The longest text of a point, in characters. A P-521 point has 266 hexadecimal digits.
+const MAX_LENGTH: usize = 300;

@@ -9,6 +9,7 @@ mod method;
 mod read;
 mod relationship;
 mod service;
+mod unused;
 
 pub use build::DocumentBuilder;
 pub(super) use build::{CONTEXT, ServiceNames};
@@ -18,3 +19,4 @@ pub(super) use limits::{MAX_BYTES, MAX_ENTRIES, MAX_EXPANDED_BYTES, MAX_VALUES};
 pub use method::VerificationMethod;
 pub use relationship::Relationship;
 pub use service::{Service, ServiceEndpoint};
+pub use unused::{UNUSED_PARTS, UnusedPart};

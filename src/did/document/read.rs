@@ -1,6 +1,9 @@
 //! Reads documents from JSON.
 
-use std::{collections::HashMap, io};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
 
 use serde_json::{Map, Value};
 
@@ -67,7 +70,12 @@ fn read_document(value: Value, limit: usize) -> Result<Document, DocumentError> 
     // Embedded methods come first, so that a reference to a method that is embedded further down is found. DID Core
     // does not allow such references, but documents have them.
     for relationship in Relationship::ALL {
-        for entry in array(members, relationship.name())?.iter().filter(|entry| !entry.is_string()) {
+        for entry in array(members, relationship.name())?.iter().filter(|entry| reference(entry).is_none()) {
+            methods.add(entry)?;
+        }
+    }
+    for entry in members.get(LEGACY_METHODS).and_then(Value::as_array).into_iter().flatten() {
+        if entry.is_object() && methods.id(entry).is_some_and(|id| !methods.indices.contains_key(&id)) {
             methods.add(entry)?;
         }
     }
@@ -77,7 +85,8 @@ fn read_document(value: Value, limit: usize) -> Result<Document, DocumentError> 
         .iter()
         .filter_map(|entry| entry.as_object().map(|entry| Service::read(&id, entry)))
         .collect();
-    Ok(Document { id, also_known_as, methods, relationships, services, value, bytes, values })
+    let (former_ids, ttl) = (HashSet::new(), None);
+    Ok(Document { id, also_known_as, methods, relationships, services, value, bytes, values, former_ids, ttl })
 }
 
 /// The methods of a document, without duplicates.
@@ -94,9 +103,9 @@ impl Methods<'_> {
         let members = entry.as_object().ok_or(DocumentError::Member { member: MEMBER, expected: "an object" })?;
         let id =
             self.id(entry).ok_or(DocumentError::Member { member: "verificationMethod id", expected: "a string" })?;
-        let controller = members.get("controller").and_then(Value::as_str).unwrap_or("#");
+        let controller = ["controller", "owner"].iter().find_map(|name| members.get(*name)?.as_str()).unwrap_or("#");
         // An absent controller means the subject of the document. So does a relative one, which did:peer
-        // documents have.
+        // documents have. Documents from before DID Core 1.0 have `owner`.
         let controller = if controller.starts_with('#') { self.did } else { controller }.to_owned();
         let method = VerificationMethod::new(id, controller, members);
         if let Some(index) = self.indices.get(&method.id) {
@@ -128,9 +137,21 @@ impl Methods<'_> {
 
     /// The absolute id of a reference or of an embedded method.
     fn id(&self, entry: &Value) -> Option<String> {
-        let id = entry.as_str().or_else(|| entry.get("id")?.as_str())?;
+        let id = reference(entry).or_else(|| entry.get("id")?.as_str())?;
         Some(absolute(self.did, id))
     }
+}
+
+/// The member that had the methods before DID Core 1.0 (DID Document Property Extensions, "publicKey").
+const LEGACY_METHODS: &str = "publicKey";
+
+/// The id in an entry of a relationship that refers to a method: a string, or an object from before DID Core 1.0 whose
+/// `publicKey` is the id. `None` for a method.
+pub(super) fn reference(entry: &Value) -> Option<&str> {
+    entry.as_str().or_else(|| match entry.get(LEGACY_METHODS)? {
+        Value::Array(ids) => ids.first()?.as_str(),
+        id => id.as_str(),
+    })
 }
 
 /// The entries of a member: none if the member is absent or `null`, and the member itself if it is an

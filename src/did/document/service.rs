@@ -76,7 +76,7 @@ impl ServiceEndpoint {
 
     /// Reads an endpoint: an object, or a URI with the routing keys beside it in the service, as early versions of
     /// did:peer:2 had it. `None` for an object without a URI, which other types of service have.
-    fn read(value: &Value, service: &Map<String, Value>) -> Option<Self> {
+    pub(super) fn read(value: &Value, service: &Map<String, Value>) -> Option<Self> {
         let (uri, members) = match value {
             Value::String(uri) => (uri, service),
             Value::Object(endpoint) => (
@@ -107,9 +107,10 @@ impl ServiceEndpoint {
     }
 }
 
-fn one_or_many(value: Option<&Value>) -> &[Value] {
+/// The entries of a member: none if the member is absent or `null`, and the member itself if it is no array.
+pub(super) fn one_or_many(value: Option<&Value>) -> &[Value] {
     match value {
-        None => &[],
+        None | Some(Value::Null) => &[],
         Some(Value::Array(values)) => values,
         Some(value) => std::slice::from_ref(value),
     }

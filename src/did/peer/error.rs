@@ -20,7 +20,7 @@ pub enum PeerError {
     /// An element of a `did:peer:2` has no known purpose code.
     #[error("one of its elements has no known purpose code")]
     Purpose,
-    /// A service of a `did:peer:2` is not JSON in base64url.
+    /// A service of a `did:peer:2` is not JSON in base64.
     #[error("one of its services is not JSON in base64url")]
     Service,
     /// The document of a `did:peer:4` is not JSON in base58btc with its multicodec.

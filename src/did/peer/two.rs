@@ -1,6 +1,5 @@
 //! did:peer:2: the DID contains keys and services (Peer DID Method Specification, "Method 2").
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use super::{error::PeerError, length::check_length};
@@ -9,6 +8,7 @@ use crate::{
         document::{CONTEXT, Document, DocumentError, MAX_ENTRIES, MAX_VALUES, Relationship, Service, ServiceNames},
         key,
     },
+    encoding::{from_base64, json_to_base64url},
     json::{Duplicates, parse},
     keys::{KeyError, PublicKey},
 };
@@ -18,6 +18,10 @@ use crate::{
 /// The keys get the fragments `key-1`, `key-2` and so on, in this order. Give a key twice to put it in two
 /// relationships; a separate key for each relationship is better. The id of a service begins with `#`, or is empty and
 /// then generated.
+///
+/// The DID is written for libraries that read less than the specification has. Its services are in letters and digits
+/// only, and the first service has no `id` in the DID if its id is the one that every resolver gives it, `#service`:
+/// peerdid 0.5.2 fails if there is one.
 ///
 /// # Errors
 /// If there is no key, the id of a service is not relative, or the DID is longer than 20 KiB.
@@ -30,13 +34,14 @@ pub fn create_2(keys: &[(Relationship, PublicKey)], services: &[Service]) -> Res
         elements += &format!(".{}{}", purpose(*relationship), key.to_multikey());
     }
     let mut names = ServiceNames::default();
-    for service in services {
-        let id = if service.id.is_empty() { names.next_name() } else { service.id.clone() };
+    for (index, service) in services.iter().enumerate() {
+        let is_first = index == 0 && (service.id.is_empty() || service.id == ServiceNames::FIRST);
+        let id = if service.id.is_empty() || is_first { names.next_name() } else { service.id.clone() };
         if !id.starts_with('#') {
             return Err(PeerError::Input("the id of a did:peer:2's service must begin with `#`"));
         }
-        let value = Abbreviations::Abbreviate.apply(service.to_value(&id));
-        elements += &format!(".S{}", URL_SAFE_NO_PAD.encode(value.to_string()));
+        let value = Abbreviations::Abbreviate.apply(service.to_value(if is_first { "" } else { &id }));
+        elements += &format!(".S{}", json_to_base64url(&value.to_string()));
     }
     resolve(&format!("did:peer:2{elements}"), &elements)
 }
@@ -105,9 +110,11 @@ struct Services {
 }
 
 impl Services {
-    /// Reads one element. Before the clarifications of the specification, an element could be an array of services.
+    /// Reads one element: JSON in base64url, or in another spelling of base64 that is percent-encoded in the DID. Before
+    /// the clarifications of the specification, an element could be an array of services; @hyperledger/identus-sdk 7.0.0
+    /// still writes one.
     fn add(&mut self, content: &str) -> Result<(), PeerError> {
-        let json = URL_SAFE_NO_PAD.decode(content).map_err(|_| PeerError::Service)?;
+        let json = from_base64(content).ok_or(PeerError::Service)?;
         let value = parse(&json, MAX_VALUES, Duplicates::LastWins).map_err(|_| PeerError::Service)?;
         let values = if let Value::Array(values) = value { values } else { vec![value] };
         for value in values {

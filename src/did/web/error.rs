@@ -13,6 +13,11 @@ pub enum WebError {
     /// A segment of the path is empty, `.` or `..`, begins or ends with a space, or contains an encoded separator.
     #[error("its path has an invalid segment")]
     Path,
+    /// The server redirects, which is not followed. Holds the HTTP status.
+    #[error(
+        "its server redirects with status {0}, and redirects are not followed: the document must be at the DID's own URL"
+    )]
+    Redirect(u16),
     /// The server did not return the document. Holds the HTTP status.
     #[error("its server answers with status {0}")]
     Status(u16),

@@ -11,7 +11,7 @@ pub fn url(did: &str) -> Result<String, WebError> {
 }
 
 /// The URL of the folder with the document, from the host and the path in a DID.
-pub(in crate::did) fn folder_url(host_and_path: &str) -> Result<String, WebError> {
+fn folder_url(host_and_path: &str) -> Result<String, WebError> {
     let mut segments = host_and_path.split(':');
     let authority = authority(segments.next().unwrap_or_default())?;
     let mut url = format!("https://{authority}");
@@ -53,13 +53,23 @@ fn authority(text: &str) -> Result<String, WebError> {
             (host, Some(port))
         }
     };
+    let authority = host_and_port(host, port)?;
+    match port {
+        Some(port) if port.starts_with('0') => Err(WebError::Port),
+        _ => Ok(authority),
+    }
+}
+
+/// Returns host and port as a URL has them.
+pub(in crate::did) fn host_and_port(host: &str, port: Option<&str>) -> Result<String, WebError> {
     if !is_domain_name(host) {
         return Err(WebError::Host);
     }
     let Some(port) = port else { return Ok(host.to_owned()) };
-    let digits = port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0');
     match port.parse::<u16>() {
-        Ok(number) if digits => Ok(format!("{host}:{number}")),
+        Ok(number @ 1..) if port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Ok(format!("{host}:{number}"))
+        }
         _ => Err(WebError::Port),
     }
 }
@@ -80,14 +90,22 @@ fn is_domain_name(host: &str) -> bool {
 
 /// Whether a segment of a DID is one segment of a path for every server, even if the server decodes it first.
 fn is_plain(segment: &str) -> bool {
-    let Some(decoded) = decoded(segment) else { return false };
-    let is_separator_or_control = |byte: &u8| byte.is_ascii_control() || b"/\\".contains(byte);
-    // did:webvh forbids white space around a segment. For did:web it is refused too.
-    let is_trimmed = decoded.trim_ascii() == decoded;
-    is_trimmed && !matches!(decoded.as_slice(), b"" | b"." | b"..") && !decoded.iter().any(is_separator_or_control)
+    decoded(segment).is_some_and(|decoded| is_plain_when_decoded(&decoded))
 }
 
-fn decoded(segment: &str) -> Option<Vec<u8>> {
+/// Whether the decoded value of a segment is one segment of a path.
+pub(in crate::did) fn is_plain_when_decoded(decoded: &[u8]) -> bool {
+    let is_separator_or_control = |byte: &u8| byte.is_ascii_control() || b"/\\".contains(byte);
+    // did:webvh forbids white space around a segment. For did:web it is refused too.
+    let is_trimmed = match std::str::from_utf8(decoded) {
+        Ok(text) => text.trim() == text,
+        Err(_) => decoded.trim_ascii() == decoded,
+    };
+    is_trimmed && !matches!(decoded, b"" | b"." | b"..") && !decoded.iter().any(is_separator_or_control)
+}
+
+/// Decodes percent-encodings, once. `None` if one is malformed.
+pub(in crate::did) fn decoded(segment: &str) -> Option<Vec<u8>> {
     let mut bytes = segment.bytes();
     let mut decoded = Vec::with_capacity(segment.len());
     while let Some(byte) = bytes.next() {

@@ -5,6 +5,6 @@ mod location;
 mod resolver;
 
 pub use error::WebError;
-pub(super) use location::folder_url;
+pub(super) use location::{decoded, host_and_port, is_plain_when_decoded};
 pub use location::{did, path, url};
 pub use resolver::WebResolver;

@@ -47,6 +47,7 @@ impl<F: Fetch> Resolver for WebResolver<F> {
         let body = fetch_body(&self.fetch, did, &url, ACCEPT, MAX_BYTES).await?;
         let wrong = |source: DocumentError| ResolveError::document(did, source);
         let document = Document::from_json(&body).and_then(|document| document.require_id(did)).map_err(wrong)?;
+        document.log_unused_parts();
         Ok(Arc::new(document))
     }
 }

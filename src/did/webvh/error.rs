@@ -28,16 +28,16 @@ pub enum WebvhError {
     Witnesses {
         /// The number of the entry, from 1.
         number: usize,
-        /// The number of witnesses that have approved the entry.
-        approvals: usize,
+        /// The number of witnesses that have approved the entry, or in version 0.5 of the method their weight.
+        approvals: u64,
         /// The required number.
-        threshold: usize,
+        threshold: u64,
     },
     /// The file with the proofs of the witnesses is malformed.
     #[error("its did-witness.json is not a list of versions and their proofs")]
     WitnessFile,
-    /// The log has the SCID of this DID, but none of its documents has this DID as `id`. Holds the newest
-    /// `id` in the log.
+    /// The log has the SCID of this DID, but none of its documents has this DID as `id`. Holds the newest `id` in the
+    /// log.
     #[error("its log belongs to {0:?}")]
     WrongDid(String),
     /// The controller has deactivated the DID.
@@ -104,8 +104,8 @@ pub enum EntryFault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParameterFault {
-    /// Version 1.0 of the method has no such parameter.
-    #[error("version 1.0 of the method has no parameter {0:?}")]
+    /// The entry's version of the method has no such parameter.
+    #[error("its version of the method has no parameter {0:?}")]
     Unknown(String),
     /// A parameter has an invalid value, or is absent although it is required.
     #[error("{0:?} is absent or invalid")]

@@ -1,9 +1,6 @@
 //! Verifies a log, entry by entry ("Read (Resolve)").
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value};
 
@@ -11,14 +8,15 @@ use super::{
     error::{EntryFault, ProofFault, WebvhError},
     hash::hash,
     location::Location,
-    parameters::{Parameters, Witness},
+    method_version::MethodVersion,
+    parameters::{Parameters, Version},
     proof::Proof,
     witness,
 };
 use crate::{
     crypto::{canonical_json, document_hash},
-    did::url::is_did,
-    json::{Duplicates, parse},
+    did::{canonical::is_same_did, url::is_did},
+    json::parse_for_hash,
 };
 
 /// How far the clock of a controller may be ahead of this machine's clock, by the specification.
@@ -36,11 +34,10 @@ pub(super) struct Log<'a> {
     scid: &'a str,
     now: SystemTime,
     pub parameters: Parameters,
-    /// The ids of the versions, and the witnesses that each needs.
-    pub versions: Vec<(String, Option<Arc<Witness>>)>,
+    pub versions: Vec<Version>,
     /// The `versionTime` of the newest entry.
     pub time: SystemTime,
-    /// Every name that the DID has had, newest last.
+    /// Every name that the DID has had, newest last. Neighbours differ.
     ids: Vec<String>,
     state: Value,
 }
@@ -64,7 +61,7 @@ impl<'a> Log<'a> {
         if line.len() > MAX_ENTRY_BYTES {
             return Err(EntryFault::TooLong);
         }
-        let Ok(Value::Object(mut entry)) = parse(line, MAX_ENTRY_VALUES, Duplicates::LastWins) else {
+        let Ok(Value::Object(mut entry)) = parse_for_hash(line, MAX_ENTRY_VALUES) else {
             return Err(EntryFault::Json);
         };
         let proofs = proofs(entry.shift_remove("proof"))?;
@@ -76,16 +73,19 @@ impl<'a> Log<'a> {
         let signed_by_own_keys = is_first || self.parameters.is_pre_rotated();
         let keys = if signed_by_own_keys { &parameters.update_keys } else { &self.parameters.update_keys };
         let entry = Value::Object(entry);
-        verify(&entry, &proofs, keys)?;
+        verify(&entry, &proofs, keys, parameters.method)?;
         self.check_hashes(entry.clone(), &version)?;
         let state = entry["state"].clone();
         let id = self.id(&state)?;
+        let (method, at_once) = (parameters.method, is_first || parameters.method >= MethodVersion::V1_0);
         let witness = match &self.parameters.witness {
-            None => parameters.witness.clone(),
+            None if at_once => parameters.witness.clone(),
             before => before.clone(),
         };
-        self.ids.push(id);
-        self.versions.push((version, witness));
+        if self.ids.last() != Some(&id) {
+            self.ids.push(id);
+        }
+        self.versions.push(Version { id: version, method, witness });
         (self.parameters, self.time, self.state) = (parameters, time, state);
         Ok(())
     }
@@ -117,7 +117,7 @@ impl<'a> Log<'a> {
     /// Checks the entry hash ("Entry Hash Generation and Verification"), and for the first entry the SCID ("SCID
     /// Generation and Verification").
     fn check_hashes(&self, mut entry: Value, version: &str) -> Result<(), EntryFault> {
-        entry["versionId"] = self.versions.last().map_or(self.scid, |(version, _)| version).into();
+        entry["versionId"] = self.versions.last().map_or(self.scid, |version| &version.id).into();
         if version != format!("{}-{}", self.versions.len() + 1, hash(&canonical_json(&entry))) {
             return Err(EntryFault::Version);
         }
@@ -139,9 +139,10 @@ impl<'a> Log<'a> {
         if !is_did(id) || !Location::of(id).is_ok_and(|location| location.scid == self.scid) {
             return Err(EntryFault::Id);
         }
-        if let Some(former) = self.ids.last().filter(|former| *former != id) {
+        if let Some(former) = self.ids.last().filter(|former| !is_same_did(former, id)) {
             let known = state.get("alsoKnownAs").and_then(Value::as_array);
-            let names_former = known.is_some_and(|known| known.iter().any(|name| name == former));
+            let is_former = |name: &Value| name.as_str().is_some_and(|name| is_same_did(name, former));
+            let names_former = known.is_some_and(|known| known.iter().any(is_former));
             if !(self.parameters.portable && names_former) {
                 return Err(EntryFault::Moved);
             }
@@ -151,7 +152,7 @@ impl<'a> Log<'a> {
 
     /// Whether an entry needs the approval of witnesses.
     pub fn is_witnessed(&self) -> bool {
-        self.versions.iter().any(|(_, witness)| witness.is_some())
+        self.versions.iter().any(|version| version.witness.is_some())
     }
 
     /// Checks that the proofs in a did-witness.json approve each entry that needs approval.
@@ -159,11 +160,16 @@ impl<'a> Log<'a> {
         witness::check_approvals(&self.versions, file)
     }
 
-    /// The newest document, if the log belongs to `did` and the DID is not deactivated.
+    /// The names that the DID had before its newest one.
+    pub fn former_ids(&self) -> Vec<String> {
+        self.ids.split_last().map_or(Vec::new(), |(_, former)| former.to_vec())
+    }
+
+    /// The newest document, if the log belongs to `did`, which may be an earlier name, and the DID is not deactivated.
     pub fn state(self, did: &str) -> Result<Value, WebvhError> {
         match self.ids.last() {
             None => Err(WebvhError::Empty),
-            Some(id) if !self.ids.iter().any(|id| id == did) => Err(WebvhError::WrongDid(id.clone())),
+            Some(id) if !self.ids.iter().any(|id| is_same_did(id, did)) => Err(WebvhError::WrongDid(id.clone())),
             Some(_) if self.parameters.deactivated => Err(WebvhError::Deactivated),
             Some(_) => Ok(self.state),
         }
@@ -186,10 +192,10 @@ fn proofs(proof: Option<Value>) -> Result<Vec<Value>, EntryFault> {
 }
 
 /// Checks that every proof of an entry is valid and by one of `keys`, the keys that may change the DID.
-fn verify(entry: &Value, proofs: &[Value], keys: &[String]) -> Result<(), EntryFault> {
+fn verify(entry: &Value, proofs: &[Value], keys: &[String], method: MethodVersion) -> Result<(), EntryFault> {
     let hash = document_hash(entry);
     for proof in proofs {
-        let proof = Proof::read(proof).map_err(EntryFault::Proof)?;
+        let proof = Proof::read(proof, method).map_err(EntryFault::Proof)?;
         if !keys.contains(&proof.multikey) {
             return Err(EntryFault::Proof(ProofFault::Key));
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value, json};
 
 use super::{
-    error::WebvhError, hash::hash, lines::lines, location::Location, log::Log, parameters::METHOD, proof::key_of,
+    error::WebvhError, hash::hash, lines::lines, location::Location, log::Log, method_version::METHOD, proof::key_of,
 };
 use crate::{
     crypto::canonical_json,
@@ -58,7 +58,7 @@ impl OwnLog {
             created.get_or_insert(log.time);
         }
         let update_keys = log.parameters.update_keys.iter().filter_map(|key| key_of(key)).collect();
-        let (Some(created), Some((version, _))) = (created, log.versions.last().cloned()) else {
+        let (Some(created), Some(version)) = (created, log.versions.last().map(|version| version.id.clone())) else {
             return Err(wrong(WebvhError::Empty));
         };
         let (updated, next_key_hashes) = (log.time, log.parameters.next_key_hashes.clone());

@@ -1,24 +1,24 @@
 //! The parameters of a log ("did:webvh DID Method Parameters").
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
 use super::{
     error::ParameterFault::{self, FirstOnly, NotCommitted, PreRotation, Unknown, Value as Invalid},
     hash::hash,
+    method_version::MethodVersion,
     proof::key_of,
 };
 use crate::keys::Curve;
 
-/// The supported version of the method. It permits one hash function and one cryptosuite.
-pub(super) const METHOD: &str = "did:webvh:1.0";
 /// The most keys, hashes, witnesses or watchers in an entry. The specification has no limit, but strangers write logs.
 const MAX_LIST_LENGTH: usize = 100;
 
 /// The parameters of a log after its entries so far.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Parameters {
+    pub method: MethodVersion,
     /// The keys that may sign the next entry, as multikeys. With pre-rotation, the committed keys sign instead.
     pub update_keys: Vec<String>,
     /// The hashes of the keys to which the last entry has committed. Empty without pre-rotation.
@@ -26,14 +26,28 @@ pub(super) struct Parameters {
     pub witness: Option<Arc<Witness>>,
     pub portable: bool,
     pub deactivated: bool,
+    /// How long the document may be cached, if an entry says so.
+    pub ttl: Option<Duration>,
 }
 
 /// The witnesses of an entry, and how many of them must approve it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Witness {
-    pub threshold: usize,
-    /// Distinct multikeys.
-    pub keys: Vec<String>,
+    /// The sum of the weights that must approve.
+    pub threshold: u64,
+    /// Distinct multikeys, each with its weight, which is 1 since version 1.0.
+    pub keys: Vec<(String, u64)>,
+}
+
+/// A verified version of a DID.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    /// The `versionId`.
+    pub id: String,
+    /// The version of the method.
+    pub method: MethodVersion,
+    /// The witnesses that must approve the version.
+    pub witness: Option<Arc<Witness>>,
 }
 
 impl Parameters {
@@ -79,20 +93,24 @@ impl Parameters {
         !self.next_key_hashes.is_empty()
     }
 
-    /// Applies the parameters of an entry. Early implementations write `null` for the default.
+    /// Applies the parameters of an entry. Early implementations write `null` for the default. The version of the method
+    /// may rise, and holds for the entry that names it.
     fn apply(&mut self, entry: &Map<String, Value>) -> Result<(), ParameterFault> {
+        if let Some(method) = entry.get("method") {
+            let method = method.as_str().and_then(MethodVersion::parse);
+            self.method = method.filter(|method| *method >= self.method).ok_or(Invalid("method"))?;
+        }
         for (name, value) in entry {
             match name.as_str() {
-                "method" if value == METHOD => {}
-                "method" => return Err(Invalid("method")),
+                "method" | "scid" | "portable" => {}
                 "updateKeys" => self.update_keys = strings(value).ok_or(Invalid("updateKeys"))?,
                 "nextKeyHashes" => self.next_key_hashes = strings(value).ok_or(Invalid("nextKeyHashes"))?,
-                "witness" => self.witness = witness(value).ok_or(Invalid("witness"))?,
+                "witness" => self.witness = witness(value, self.method).ok_or(Invalid("witness"))?,
                 "deactivated" => self.deactivated = flag(entry, "deactivated")?.unwrap_or_default(),
-                "ttl" if value.is_null() || value.as_u64().is_some_and(|ttl| ttl <= 1 << 31) => {}
-                "ttl" => return Err(Invalid("ttl")),
-                "watchers" => drop(strings(value).ok_or(Invalid("watchers"))?),
-                "scid" | "portable" => {}
+                "ttl" => self.ttl = ttl(value).ok_or(Invalid("ttl"))?,
+                "watchers" if self.method >= MethodVersion::V1_0 => {
+                    strings(value).ok_or(Invalid("watchers"))?;
+                }
                 other => return Err(Unknown(other.chars().take(100).collect())),
             }
         }
@@ -118,16 +136,34 @@ fn strings(value: &Value) -> Option<Vec<String>> {
     }
 }
 
+/// Parses the parameter `ttl`, a number of seconds. `None` if it is malformed; `Some(None)` for the default.
+fn ttl(value: &Value) -> Option<Option<Duration>> {
+    match value {
+        Value::Null => Some(None),
+        value => value.as_u64().filter(|ttl| *ttl <= 1 << 31).map(|ttl| Some(Duration::from_secs(ttl))),
+    }
+}
+
 /// Parses the parameter `witness`. `None` if it is malformed; `Some(None)` if there are no witnesses.
-fn witness(value: &Value) -> Option<Option<Arc<Witness>>> {
+fn witness(value: &Value, method: MethodVersion) -> Option<Option<Arc<Witness>>> {
     if value.is_null() || value.as_object()?.is_empty() {
         return Some(None);
     }
-    let ids = value.get("witnesses")?.as_array().filter(|ids| ids.len() <= MAX_LIST_LENGTH)?.iter();
-    let keys: Vec<String> = ids.map(|witness| witness_key(witness.get("id")?.as_str()?)).collect::<Option<_>>()?;
-    let threshold = usize::try_from(value.get("threshold")?.as_u64()?).ok()?;
-    let distinct = keys.iter().collect::<HashSet<_>>().len() == keys.len();
-    (distinct && (1..=keys.len()).contains(&threshold)).then(|| Some(Arc::new(Witness { threshold, keys })))
+    let weight = |witness: &Value| match method {
+        MethodVersion::V0_5 => witness.get("weight")?.as_u64().filter(|weight| *weight <= u64::from(u32::MAX)),
+        MethodVersion::V1_0 => Some(1),
+    };
+    let read = |witness: &Value| Some((witness_key(witness.get("id")?.as_str()?)?, weight(witness)?));
+    let witnesses = value.get("witnesses")?.as_array().filter(|witnesses| witnesses.len() <= MAX_LIST_LENGTH)?;
+    // didwebvh-ts writes an empty list and the threshold 0 into logs of version 0.5.
+    if method == MethodVersion::V0_5 && witnesses.is_empty() && value.get("threshold")?.as_u64()? == 0 {
+        return Some(None);
+    }
+    let keys: Vec<(String, u64)> = witnesses.iter().map(read).collect::<Option<_>>()?;
+    let threshold = value.get("threshold")?.as_u64()?;
+    let distinct = keys.iter().map(|(key, _)| key).collect::<HashSet<_>>().len() == keys.len();
+    let all = keys.iter().map(|(_, weight)| weight).sum();
+    (distinct && (1..=all).contains(&threshold)).then(|| Some(Arc::new(Witness { threshold, keys })))
 }
 
 /// The multikey of a witness. Its did:key must be an Ed25519 key, which the cryptosuite needs.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::error::ProofFault;
+use super::{error::ProofFault, method_version::MethodVersion};
 use crate::{
     crypto::{self, CRYPTOSUITE, proof_input},
     did::key,
@@ -20,7 +20,7 @@ pub(super) struct Proof {
 
 impl Proof {
     /// Reads a proof and checks its members. The proof must be by an Ed25519 key.
-    pub fn read(proof: &Value) -> Result<Self, ProofFault> {
+    pub fn read(proof: &Value, method: MethodVersion) -> Result<Self, ProofFault> {
         use ProofFault::Member;
         let mut options = proof.as_object().ok_or(ProofFault::Missing)?.clone();
         let require = |options: &Map<String, Value>, name: &'static str, value: &str| match options.get(name) {
@@ -29,7 +29,11 @@ impl Proof {
         };
         require(&options, "type", "DataIntegrityProof")?;
         require(&options, "cryptosuite", CRYPTOSUITE)?;
-        require(&options, "proofPurpose", "assertionMethod")?;
+        // Version 0.5 demands no purpose. Its implementations write one of these two.
+        let has_older_purpose = || require(&options, "proofPurpose", "authentication").is_ok();
+        if method >= MethodVersion::V1_0 || !has_older_purpose() {
+            require(&options, "proofPurpose", "assertionMethod")?;
+        }
         // A proof must have the `@context` of its document (section 3.3.2 of the cryptosuites), and a log
         // entry has none.
         if options.contains_key("@context") {

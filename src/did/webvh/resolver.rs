@@ -22,9 +22,10 @@ const MAX_WITNESS_FILE_BYTES: usize = 256 * 1024;
 
 /// Resolves `did:webvh` over HTTPS.
 ///
-/// No redirect is followed. At most 1 MiB of a log and 256 KiB of witness proofs are read. A DID that has moved
-/// resolves under its newest name only. Each call sends requests: put
-/// [`CachedResolver`](crate::did::CachedResolver) in front.
+/// No redirect is followed. At most 1 MiB of a log and 256 KiB of witness proofs are read. A portable DID that has moved
+/// also resolves by an earlier name, if its log is still served there; the `id` of the document is the newest name
+/// ("Read (Resolve)"). Each call sends requests: put [`CachedResolver`](crate::did::CachedResolver) in front, which heeds
+/// the `ttl` of the log.
 #[derive(Debug, Clone)]
 pub struct WebvhResolver<F> {
     fetch: F,
@@ -77,9 +78,13 @@ impl<F: Fetch> Resolver for WebvhResolver<F> {
         if !did.starts_with("did:webvh:") {
             return Err(ResolveError::unsupported_method(did));
         }
-        let state =
-            self.log(did).await?.state(did).map_err(|source| ResolveError::Webvh { did: shortened(did), source })?;
+        let log = self.log(did).await?;
+        let (former_ids, ttl) = (log.former_ids(), log.parameters.ttl);
+        let state = log.state(did).map_err(|source| ResolveError::Webvh { did: shortened(did), source })?;
         let wrong = |source: DocumentError| ResolveError::document(did, source);
-        Ok(Arc::new(Document::from_value(state).and_then(|document| document.require_id(did)).map_err(wrong)?))
+        let document = Document::from_value(state).map(|document| document.with_log(former_ids, ttl));
+        let document = document.and_then(|document| document.require_id(did)).map_err(wrong)?;
+        document.log_unused_parts();
+        Ok(Arc::new(document))
     }
 }

@@ -1,6 +1,6 @@
 //! The agent's client of a keeper: see [`KeeperClient`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use tokio::{sync::watch, task::JoinHandle};
@@ -67,9 +67,10 @@ impl KeeperClient {
         Ok(Self { session, task })
     }
 
-    /// Like [`KeeperClient::start`], but connects in the background until it succeeds. Until then no key is held.
+    /// Like [`KeeperClient::start`], but connects in the background until it succeeds. Until then no key is held. The begin
+    /// and the end of each outage of the token are logged.
     pub fn start_in_background(name: &str, connector: KeeperConnector) -> Self {
-        let session = Arc::new(ClientSession::new(name, MAX_REQUESTS));
+        let session = Arc::new(ClientSession::new(name, MAX_REQUESTS).with_logged_outages());
         session.set_disconnected();
         let task = tokio::spawn(keep_connected(Arc::downgrade(&session), connector, None));
         Self { session, task }
@@ -109,6 +110,11 @@ impl KeeperClient {
         self.session.outage()
     }
 
+    /// Since when the token is in service or out of service, as far as this client knows.
+    pub fn since(&self) -> Option<Instant> {
+        self.session.since()
+    }
+
     /// The error for a response of the wrong kind.
     fn unexpected_response(&self) -> SecretsError {
         SecretsError::Interrupted { token: self.session.token.clone() }
@@ -130,6 +136,10 @@ impl Drop for KeeperClient {
 impl Secrets for KeeperClient {
     fn keys(&self) -> watch::Receiver<HeldKeys> {
         self.session.keys.subscribe()
+    }
+
+    fn look_for(&self, key: &PublicKey) {
+        self.session.look_for(key);
     }
 
     async fn sign(&self, key: &PublicKey, request: &SignRequest<'_>, cx: &Context) -> Result<Signature, SecretsError> {

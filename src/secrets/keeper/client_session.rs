@@ -26,6 +26,7 @@ use crate::{
         error::{SecretsError, TokenError},
         held_key::{HeldKey, HeldKeys, KeyState},
         latency::{Latency, Waiter},
+        look_again::LookAgain,
         mutex::lock,
         outage::{Availability, Outage},
         token::TokenInfo,
@@ -45,6 +46,13 @@ pub(super) struct ClientSession {
     next_id: AtomicU64,
     /// Whether this process shuts down, so that keepers may end at any moment.
     is_stopping: AtomicBool,
+    /// The error of the outage that was logged last, across all keepers of the token; none if it is over. Not used without
+    /// `logs_outages`.
+    logged_outage: Mutex<Option<TokenError>>,
+    /// Whether outages of the token are logged here.
+    logs_outages: bool,
+    /// Bounds the requests to search for a key.
+    look: LookAgain,
     /// How many requests may wait at once.
     max_requests: usize,
     latency: Latency,
@@ -59,9 +67,17 @@ impl ClientSession {
             connection: Mutex::default(),
             next_id: AtomicU64::new(1),
             is_stopping: AtomicBool::new(false),
+            logged_outage: Mutex::default(),
+            logs_outages: false,
+            look: LookAgain::default(),
             max_requests,
             latency: Latency::default(),
         }
+    }
+
+    /// Logs the begin and the end of each outage of the token.
+    pub(super) fn with_logged_outages(self) -> Self {
+        Self { logs_outages: true, ..self }
     }
 
     pub(super) fn info(&self) -> TokenInfo {
@@ -71,6 +87,11 @@ impl ClientSession {
     /// The token's outage; `None` while it is in service.
     pub(super) fn outage(&self) -> Option<Outage> {
         lock(&self.state).1.outage().cloned()
+    }
+
+    /// Since when the token is in service or out of service.
+    pub(super) fn since(&self) -> Option<Instant> {
+        lock(&self.state).1.since()
     }
 
     /// The current connection; `None` while there is no keeper.
@@ -130,6 +151,22 @@ impl ClientSession {
         self.set_out_of_service(self.keeper_away());
     }
 
+    /// Logs the state that a keeper reports, if it differs from what was logged last. During an outage one keeper may follow
+    /// the other, and each reports the same.
+    fn log_outage(&self, error: Option<&TokenError>) {
+        let mut logged = lock(&self.logged_outage);
+        if !self.logs_outages || logged.as_ref() == error {
+            return;
+        }
+        match error {
+            Some(error) => {
+                tracing::warn!(token = &*self.token, %error, "token out of service; probing it until it is back");
+            }
+            None => tracing::warn!(token = &*self.token, "token back in service"),
+        }
+        *logged = error.cloned();
+    }
+
     fn keeper_away(&self) -> TokenError {
         TokenError::Away(format!("the keeper of the token {:?} is being restarted", self.token))
     }
@@ -142,6 +179,21 @@ impl ClientSession {
             }
             is_changed
         });
+    }
+
+    /// Has the keeper search its token for a key that it has not shown.
+    pub(super) fn look_for(&self, key: &PublicKey) {
+        if self.keys.borrow().get(key).is_some() || self.outage().is_some() {
+            return;
+        }
+        let Some(connection) = self.connection().filter(|_| self.look.is_due()) else { return };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let body = RequestBody::LookFor { key: key.into() };
+        let request = Request { id, deadline: None, kid: None, message_id: None, peer: None, body };
+        // Nobody waits for the response: the keeper sends its keys when they have changed.
+        if let Ok(frame) = encode_frame(&ClientFrame::Request(request)) {
+            connection.send(frame);
+        }
     }
 
     /// Sends a request and waits for its response. Dropping the future cancels the request.
@@ -161,7 +213,10 @@ impl ClientSession {
             // A token that has been out of service since the start may hold the key.
             return Err(match self.outage() {
                 Some(outage) => SecretsError::Token { token: self.token.clone(), error: outage.error },
-                None => SecretsError::NotHeld(key.clone()),
+                None => {
+                    self.look_for(key);
+                    SecretsError::NotHeld(key.clone())
+                }
             });
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -237,6 +292,7 @@ impl StateListener for ClientSession {
             }
         }
         known.0 = info;
+        self.log_outage(error.as_ref());
         match error {
             Some(error) => {
                 known.1.set_out_of_service(error);

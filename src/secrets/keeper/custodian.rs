@@ -18,12 +18,12 @@ use crate::{
     keys::PublicKey,
     secrets::{
         error::{SecretsError, TokenError},
-        held_key::HeldKey,
+        held_key::{HeldKey, UnpairedKey},
         import::ImportKey,
         key_use::KeyUse,
         mutex::lock,
         signing::{SignRequest, Signature, SigningInput},
-        slot::SlotOptions,
+        slot::{Slot, SlotOptions},
         token::{NewKey, TokenInfo},
     },
 };
@@ -101,12 +101,26 @@ impl KeeperCustodian {
 
     /// Deletes both halves of a key pair.
     pub fn delete(&self, key: &PublicKey) -> Result<(), TokenError> {
-        self.request_done(RequestBody::Delete { key: key.into() })
+        self.delete_in_slot(key, None)
+    }
+
+    /// Deletes the key pair in one slot. The same key in another slot stays. `None` is for tokens without slots.
+    pub fn delete_in_slot(&self, key: &PublicKey, slot: Option<Slot>) -> Result<(), TokenError> {
+        self.request_done(RequestBody::Delete { key: key.into(), slot })
     }
 
     /// Every key pair in the token. One that the keeper does not serve says why ([`HeldKey::refused`]).
     pub fn inventory(&self) -> Result<Vec<HeldKey>, TokenError> {
         self.request_keys(RequestBody::Inventory)
+    }
+
+    /// The private keys that the last call of [`KeeperCustodian::inventory`] left out, because their public halves are not
+    /// known.
+    pub fn unpaired_keys(&self) -> Result<Vec<UnpairedKey>, TokenError> {
+        self.request(RequestBody::Unpaired, |response| match response {
+            Response::Unpaired(keys) => Some(Ok(keys)),
+            _ => None,
+        })
     }
 
     /// Proves as [`prove_keys`](crate::secrets::prove_keys) that each of these keys may enter a DID document with this use,

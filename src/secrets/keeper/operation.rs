@@ -21,7 +21,7 @@ use crate::{
         context::Context,
         custody::Custody,
         error::{SecretsError, TokenError},
-        held_key::HeldKey,
+        held_key::{HeldKey, UnpairedKey},
         import::ImportKey,
         interface::Secrets,
         key_use::KeyUse,
@@ -41,6 +41,7 @@ pub(super) enum OperationResult {
     Key(Box<HeldKey>),
     Keys(Vec<HeldKey>),
     Certificates(Vec<Vec<u8>>),
+    Unpaired(Vec<UnpairedKey>),
     Done,
 }
 
@@ -54,6 +55,7 @@ impl OperationResult {
             Self::Key(held) => Response::Key((&**held).into()),
             Self::Keys(keys) => Response::Keys(keys.iter().map(Into::into).collect()),
             Self::Certificates(chain) => Response::Certificates(chain.iter().map(Vec::as_slice).collect()),
+            Self::Unpaired(keys) => Response::Unpaired(keys.clone()),
             Self::Done => Response::Done,
         }
     }
@@ -119,6 +121,10 @@ impl<'a> Operation<'a> {
                 self.use_key(&key, KeyOperation::Wrap, derivations, async {
                     keyring.wrap_cek(&key, &request, &self.cx).await.map(OperationResult::EncryptedKeys)
                 })
+            }
+            RequestBody::LookFor { key } => {
+                keyring.look_for(&key.check()?);
+                Ok(OperationResult::Done)
             }
             body if self.connection.role >= body.role() => self.run_for_custodian(body),
             _ => Err(SecretsError::InvalidRequest("only a custodian may make this request")),
@@ -243,6 +249,7 @@ impl<'a> Operation<'a> {
                 Ok(OperationResult::Done)
             }
             RequestBody::Inventory => custodian.inventory().map(OperationResult::Keys).map_err(failed),
+            RequestBody::Unpaired => Ok(OperationResult::Unpaired(custodian.unpaired_keys())),
             RequestBody::Prove { keys } => self.prove(keys),
             RequestBody::Attest { key } => {
                 let key = key.check()?;
@@ -261,19 +268,30 @@ impl<'a> Operation<'a> {
                 let import = ImportKey { public: public.clone(), private, usage, label: label.map(Into::into) };
                 self.add_key("import", Some(&public), || custodian.import(import))
             }
-            RequestBody::Delete { key } => {
+            RequestBody::Delete { key, slot } => {
                 let key = key.check()?;
                 self.take_management_key().set().map_err(failed)?;
-                let deleted = custodian.delete(&key).map(|()| OperationResult::Done);
+                let deleted = custodian.delete_in_slot(&key, slot).map(|()| OperationResult::Done);
                 if deleted.is_ok() {
-                    let keyring = &self.token.keyring;
-                    keyring.change_keys(&self.token.name, |keys| keys.retain(|held| held.public != key));
+                    // The same key may be in another slot.
+                    let is_deleted = |held: &HeldKey| held.public == key && (slot.is_none() || held.slot == slot);
+                    let (keyring, mut had_slots) = (&self.token.keyring, false);
+                    keyring.change_keys(&self.token.name, |keys| {
+                        had_slots = keys.iter().any(|held| is_deleted(held) && held.slot.is_some());
+                        keys.retain(|held| !is_deleted(held));
+                    });
+                    // One slot was emptied, and which one is not known here. A token without slots has no other copy, and may
+                    // have a thousand keys to test.
+                    if slot.is_none() && had_slots {
+                        keyring.refresh_keys();
+                    }
                 }
                 self.audit("delete", Some((&key, None)), deleted.map_err(failed))
             }
-            RequestBody::Sign { .. } | RequestBody::Unwrap { .. } | RequestBody::Wrap { .. } => {
-                Err(SecretsError::InvalidRequest("this is not a custodian's request"))
-            }
+            RequestBody::Sign { .. }
+            | RequestBody::Unwrap { .. }
+            | RequestBody::Wrap { .. }
+            | RequestBody::LookFor { .. } => Err(SecretsError::InvalidRequest("this is not a custodian's request")),
         }
     }
 
@@ -318,7 +336,8 @@ impl<'a> Operation<'a> {
         let public = imported.or(added.as_ref().ok().map(|held| &held.public)).cloned();
         let added = added.and_then(|held| match self.token.keyring.custody_error(&held) {
             Some(error) => {
-                let deleted = management_key.set().and_then(|()| self.token.custodian.delete(&held.public));
+                let deleted =
+                    management_key.set().and_then(|()| self.token.custodian.delete_in_slot(&held.public, held.slot));
                 if let Err(error) = deleted {
                     let token = &*self.token.name;
                     tracing::error!(token, %error, "cannot delete a key below minimum_custody; it stays in the token");

@@ -23,6 +23,12 @@ pub struct KeeperOptions {
     pub renew_after: Duration,
     /// How often the keys of a token in service are found and tested again. `None` means only after an outage.
     pub check_interval: Option<Duration>,
+    /// How often an idle token is asked whether it is still there. `None` means never: a missing token is noticed when it
+    /// is used.
+    pub probe_interval: Option<Duration>,
+    /// Whether the keeper logs the outages of its token. Not if it was started for one client, which knows whether an outage
+    /// began before this keeper.
+    pub logs_outages: bool,
     /// The policy of the token.
     pub policy: Policy,
     /// The policies of single keys, which override the token's policy.
@@ -38,6 +44,8 @@ impl Default for KeeperOptions {
             hang_timeout: Duration::from_secs(60),
             renew_after: Duration::from_secs(5),
             check_interval: Some(Duration::from_secs(600)),
+            probe_interval: Some(Duration::from_secs(5)),
+            logs_outages: true,
             policy: Policy::default(),
             key_policies: Vec::new(),
         }

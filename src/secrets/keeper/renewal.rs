@@ -16,6 +16,8 @@ use crate::secrets::{
 /// A token that is absent for longer than this may need a new process, if its profile says so. With SoftHSM 2.6.1, a
 /// process never sees a token again after the token was absent.
 const MAX_ABSENCE: Duration = Duration::from_millis(1500);
+/// A probe of an absent token that takes longer than this does not end soon.
+const LONG_PROBE: Duration = Duration::from_secs(5);
 /// A probe tests every key, so it may take longer than one operation before it counts as hung.
 const OPERATIONS_PER_PROBE: u32 = 10;
 /// The longest time that a failing token is given before a new process is tried.
@@ -24,9 +26,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const LONG_RUN: Duration = Duration::from_secs(600);
 
 /// Whether the token needs a new process because it is absent. `helps` says whether its profile knows that.
+///
+/// A probe that is running may log in to a token that has just come back. SoftHSM 2.6.1 empties `token.object` and writes it
+/// again at each login: if the process is killed in between, the token is lost for good.
 pub(super) fn is_due_after_absence(status: &TokenStatus, helps: bool) -> bool {
     let is_long = |since: Instant| since.elapsed() > MAX_ABSENCE;
-    helps && status.outage.as_ref().is_some_and(|it| it.error.cause() == Cause::TokenGone && is_long(it.since))
+    let is_between_probes = status.probing.is_none_or(|time| time > LONG_PROBE);
+    helps
+        && is_between_probes
+        && status.outage.as_ref().is_some_and(|it| it.error.cause() == Cause::TokenGone && is_long(it.since))
 }
 
 /// Whether the token has failed for so long that a new process is tried. `helps` says whether the token's profile knows
@@ -95,7 +103,9 @@ mod tests {
             assert!(!is_due(&status(Some(error), 9, None), false, wait), "{error}: too early");
             assert!(is_due(&status(Some(error), 4, None), true, wait), "{error}: a process helps");
             assert!(!is_due(&status(Some(error), 11, Some(1)), true, wait), "{error}: a probe runs");
-            assert_eq!(is_due_after_absence(&status(Some(error), 2, Some(1)), true), error == &away, "{error}");
+            assert_eq!(is_due_after_absence(&status(Some(error), 2, None), true), error == &away, "{error}");
+            assert_eq!(is_due_after_absence(&status(Some(error), 2, Some(6)), true), error == &away, "{error}");
+            assert!(!is_due_after_absence(&status(Some(error), 2, Some(1)), true), "{error}: a probe runs");
             assert!(!is_due_after_absence(&status(Some(error), 2, None), false), "{error}");
         }
         for error in [TokenError::Pin("refused".into()), TokenError::Config("wrong".into())] {

@@ -49,8 +49,14 @@ impl ServedToken {
         for (key, policy) in options.key_policies {
             keyring = keyring.key_policy(key, policy);
         }
+        if !options.logs_outages {
+            keyring = keyring.outages_are_logged_elsewhere();
+        }
         if let Some(interval) = options.check_interval {
             keyring = keyring.check_keys_every(interval);
+        }
+        if let Some(interval) = options.probe_interval {
+            keyring = keyring.probe_idle_tokens_every(interval);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         Ok(Self {

@@ -18,18 +18,19 @@ use crate::{
     secrets::{
         context::Context,
         error::TokenError,
+        held_key::UnpairedKey,
         key_use::KeyUse,
         policy::KeyOperation,
         request::{UnwrapRequest, WrapRequest},
         signing::{FromPriorClaims, SignRequest},
-        slot::SlotOptions,
+        slot::{Slot, SlotOptions},
         token::TokenInfo,
     },
 };
 
 /// The version of this format. Keeper and client must be of the same release; other versions are refused with
 /// an explanation.
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
 
 /// The first frame from a client. The version is the first member in every version.
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,6 +122,8 @@ pub(super) enum RequestBody<'a> {
     Delete {
         #[serde(borrow)]
         key: WireKey<'a>,
+        /// The only slot to empty, of a token with slots.
+        slot: Option<Slot>,
     },
     Inventory,
     Lock,
@@ -135,6 +138,13 @@ pub(super) enum RequestBody<'a> {
     Prove {
         #[serde(borrow)]
         keys: Vec<(WireKey<'a>, KeyUse)>,
+    },
+    /// The private keys that the last `Inventory` left out, because their public halves are not known.
+    Unpaired,
+    /// Has the token searched for this key. For agents too.
+    LookFor {
+        #[serde(borrow)]
+        key: WireKey<'a>,
     },
 }
 
@@ -177,6 +187,7 @@ pub(super) enum Response<'a> {
     /// X.509 certificates in DER.
     Certificates(Vec<&'a [u8]>),
     Done,
+    Unpaired(Vec<UnpairedKey>),
 }
 
 /// A keeper's token and its keys.
@@ -221,13 +232,15 @@ impl RequestBody<'_> {
             Self::Attest { .. } => "attest",
             Self::Prove { .. } => "prove",
             Self::SetManagementKey(_) => "set-management-key",
+            Self::Unpaired => "inventory",
+            Self::LookFor { .. } => "look-for",
         }
     }
 
     /// The role that the request needs.
     pub(super) fn role(&self) -> Role {
         match self {
-            Self::Sign { .. } | Self::Unwrap { .. } | Self::Wrap { .. } => Role::Agent,
+            Self::Sign { .. } | Self::Unwrap { .. } | Self::Wrap { .. } | Self::LookFor { .. } => Role::Agent,
             _ => Role::Custodian,
         }
     }

@@ -36,6 +36,8 @@ pub(super) struct TokenHealth {
     is_out_of_service: AtomicBool,
     /// Whether no operation has succeeded since the token came back into service.
     awaits_success: AtomicBool,
+    /// Whether an operation has succeeded since this was asked last.
+    was_used: AtomicBool,
     state: Mutex<State>,
     /// Notified when the prober must stop.
     stop: Condvar,
@@ -73,6 +75,9 @@ impl TokenHealth {
     /// Records the result of an operation. A failure that is the peer's fault never counts.
     pub(super) fn record(&self, error: Option<&TokenError>) -> Diagnosis {
         let Some(error) = error else {
+            if !self.was_used.load(Ordering::Relaxed) {
+                self.was_used.store(true, Ordering::Relaxed);
+            }
             if self.failures.load(Ordering::Relaxed) > 0 {
                 self.failures.store(0, Ordering::Relaxed);
             }
@@ -166,6 +171,11 @@ impl TokenHealth {
     /// failures, so a token may pass it and fail at each operation. An operation that succeeds ends it.
     pub(super) fn failing_since(&self) -> Option<Instant> {
         self.lock().failing_since
+    }
+
+    /// Whether an operation has succeeded since the last call.
+    pub(super) fn was_used(&self) -> bool {
+        self.was_used.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the prober may end after it has put the token into service. If so, the next outage starts a new prober.

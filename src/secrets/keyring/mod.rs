@@ -2,6 +2,7 @@
 
 mod checks;
 mod health;
+mod idle_probe;
 mod recheck;
 mod registry;
 mod running;
@@ -21,6 +22,7 @@ use super::{
     failover::{allows_failover, more_hopeful},
     held_key::{HeldKey, HeldKeys},
     interface::Secrets,
+    look_again::LookAgain,
     outage::Outage,
     policy::{KeyOperation, Policies, Policy},
     purpose::Purpose,
@@ -33,6 +35,7 @@ use crate::{
     keys::PublicKey,
 };
 use checks::Question;
+use idle_probe::IdleProbes;
 use registry::{RegisteredToken, TokenRegistry};
 use worker::Worker;
 
@@ -51,7 +54,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 ///
 /// - **Detection.** An operation that fails because the token is absent or its PIN is refused takes the token out of
 ///   service at once. So do three device or session failures in a row. A failure that is the peer's fault never counts,
-///   so a hostile message cannot take a token out of service.
+///   so a hostile message cannot take a token out of service. An idle token can be asked whether it is still there
+///   ([`KeyringBuilder::probe_idle_tokens_every`]).
 /// - **Blame.** If a token fails or refuses to unwrap or to wrap, or the content key does not unwrap, the token is asked
 ///   a question of the same kind whose answer is known, with the same key. A wrong answer shows that the token is at
 ///   fault. After a right one, the operation is repeated if the token gave no right answer in the second before it.
@@ -68,6 +72,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 ///   [`Locked`](super::KeyState::Locked) if the PIN is the cause. The keys of a token that was absent from the start
 ///   ([`KeyringBuilder::allow_absent_tokens`]) are not known and not listed. Requests for keys that no token has shown
 ///   fail with the error of such a token, which is retryable, or else with [`SecretsError::NotHeld`].
+/// - **New keys.** A request for a key that no token has shown fails, and has the tokens searched again
+///   ([`Secrets::look_for`]). What another program has made since then is in [`Secrets::keys`].
 /// - **Recovery.** A prober thread calls [`Token::keys`], which finds the keys and tests those that ask no person. It
 ///   repeats this, with pauses from 100 milliseconds to one second, until a probe succeeds. Then the keys become
 ///   [`Ready`](super::KeyState::Ready) and every subscriber of [`Secrets::keys`] is notified. A refused PIN is not
@@ -84,9 +90,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// a thread is in a PKCS#11 module may crash in the module's clean-up (SoftHSM 2.6.1 does).
 pub struct Keyring {
     registry: Arc<TokenRegistry>,
+    /// Bounds the searches for keys that are asked for.
+    look: LookAgain,
     /// Ends the thread that checks the keys when it is dropped.
     #[expect(dead_code, reason = "ends a thread when dropped")]
     checker: Option<mpsc::Sender<()>>,
+    idle_probes: Option<IdleProbes>,
 }
 
 /// A token of a keyring, and whether it is in service.
@@ -116,6 +125,8 @@ pub struct KeyringBuilder {
     allows_absent_tokens: bool,
     uses_caller_thread: bool,
     check_interval: Option<Duration>,
+    probe_interval: Option<Duration>,
+    outages_are_logged_elsewhere: bool,
 }
 
 impl KeyringBuilder {
@@ -169,6 +180,20 @@ impl KeyringBuilder {
         self
     }
 
+    /// Asks each token in service at this interval whether it is still there, unless it was used meanwhile
+    /// ([`Token::probe`]). By default, a missing token is noticed when an operation fails.
+    pub fn probe_idle_tokens_every(mut self, interval: Duration) -> Self {
+        self.probe_interval = Some(interval);
+        self
+    }
+
+    /// Logs outages of tokens at the level `debug`, because the caller logs them.
+    #[cfg(feature = "keeper")]
+    pub(in crate::secrets) fn outages_are_logged_elsewhere(mut self) -> Self {
+        self.outages_are_logged_elsewhere = true;
+        self
+    }
+
     /// Finds the keys and starts the threads.
     ///
     /// # Errors
@@ -185,7 +210,7 @@ impl KeyringBuilder {
     /// Those of [`KeyringBuilder::start`].
     pub fn start_blocking(self) -> Result<Keyring, SecretsError> {
         let queue_length = self.queue_length.unwrap_or(QUEUE_LENGTH);
-        let mut registry = TokenRegistry::new(self.policies);
+        let mut registry = TokenRegistry::new(self.policies, self.outages_are_logged_elsewhere);
         let mut keys_of_token = Vec::new();
         let mut failures = Vec::new();
         for (index, token) in self.tokens.into_iter().enumerate() {
@@ -204,7 +229,8 @@ impl KeyringBuilder {
         }
         let registry = registry.start(keys_of_token, failures);
         let checker = self.check_interval.map(|interval| recheck::start(&registry, interval));
-        Ok(Keyring { registry, checker })
+        let idle_probes = self.probe_interval.map(|interval| IdleProbes::start(&registry, interval));
+        Ok(Keyring { registry, look: LookAgain::default(), checker, idle_probes })
     }
 }
 
@@ -242,9 +268,7 @@ impl Keyring {
     /// Finds the keys of all tokens again, after a token was locked or unlocked.
     #[cfg(feature = "keeper")]
     pub(in crate::secrets) fn refresh_keys(&self) {
-        for index in 0..self.registry.tokens.len() {
-            self.registry.probe(index);
-        }
+        self.registry.probe_all();
     }
 
     /// Returns an error if the key's custody is below its configured minimum.
@@ -276,7 +300,10 @@ impl Keyring {
         F: Fn(&dyn Token, &Purpose) -> Result<T, TokenError> + Clone + Send + 'static,
     {
         let key_table = self.registry.key_table();
-        let tokens = key_table.tokens_of_key.get(key).ok_or_else(|| self.registry.not_held(key))?;
+        let Some(tokens) = key_table.tokens_of_key.get(key) else {
+            self.look_for(key);
+            return Err(self.registry.not_held(key));
+        };
         let mut failure: Option<SecretsError> = None;
         for &index in tokens {
             let RegisteredToken { worker, health, .. } = &self.registry.tokens[index];
@@ -316,6 +343,7 @@ impl Drop for Keyring {
         let wait = |end: mpsc::Receiver<()>| {
             let _ = end.recv_timeout(until.saturating_duration_since(Instant::now()));
         };
+        self.idle_probes.take().into_iter().flat_map(IdleProbes::stop).for_each(wait);
         self.registry.tokens.iter().filter_map(|token| token.health.stop()).for_each(wait);
         // A prober that is blocked in its token still holds the registry.
         if let Some(registry) = Arc::into_inner(std::mem::take(&mut self.registry)) {
@@ -329,6 +357,13 @@ impl Drop for Keyring {
 impl Secrets for Keyring {
     fn keys(&self) -> watch::Receiver<HeldKeys> {
         self.registry.keys.subscribe()
+    }
+
+    fn look_for(&self, key: &PublicKey) {
+        if !self.registry.key_table().tokens_of_key.contains_key(key) && self.look.is_due() {
+            tracing::info!(%key, "key asked for that no token has shown; searching the tokens again");
+            self.registry.probe_all();
+        }
     }
 
     async fn sign(&self, key: &PublicKey, request: &SignRequest<'_>, cx: &Context) -> Result<Signature, SecretsError> {

@@ -38,7 +38,7 @@ fn run(registry: &Weak<TokenRegistry>, interval: Duration, stopped: &mpsc::Recei
 }
 
 /// Finds and tests the keys of a token in service. Publishes what has changed.
-fn check(registry: &Arc<TokenRegistry>, index: usize) {
+pub(super) fn check(registry: &Arc<TokenRegistry>, index: usize) {
     let token = &registry.tokens[index];
     if token.health.outage().is_some() {
         // The prober finds the keys.

@@ -32,6 +32,7 @@ pub(super) struct TokenRegistry {
     /// The tokens, in configured order.
     pub(super) tokens: Vec<RegisteredToken>,
     pub(super) policies: Policies,
+    outages_are_logged_elsewhere: bool,
     key_table: RwLock<Arc<KeyTable>>,
     /// The keys with their states, for subscribers.
     pub(super) keys: watch::Sender<HeldKeys>,
@@ -68,8 +69,8 @@ impl KeyTable {
 }
 
 impl TokenRegistry {
-    pub(super) fn new(policies: Policies) -> Self {
-        Self { policies, ..Self::default() }
+    pub(super) fn new(policies: Policies, outages_are_logged_elsewhere: bool) -> Self {
+        Self { policies, outages_are_logged_elsewhere, ..Self::default() }
     }
 
     /// Adds a token before the registry is started.
@@ -211,7 +212,12 @@ impl TokenRegistry {
         let state = KeyState::after(&error);
         let RegisteredToken { worker, health, .. } = &self.tokens[index];
         if health.set_out_of_service(error.clone()) {
-            tracing::warn!(token = &*worker.name, %error, "token out of service; probing it until it is back");
+            match self.outages_are_logged_elsewhere {
+                true => tracing::debug!(token = &*worker.name, %error, "token out of service"),
+                false => {
+                    tracing::warn!(token = &*worker.name, %error, "token out of service; probing it until it is back")
+                }
+            }
         }
         self.publish(|at, held| if at == index { state } else { held.state });
     }
@@ -233,11 +239,19 @@ impl TokenRegistry {
         });
     }
 
+    /// Finds the keys of all tokens again.
+    pub(super) fn probe_all(self: &Arc<Self>) {
+        (0..self.tokens.len()).for_each(|index| self.probe(index));
+    }
+
     /// Puts a token into service with these keys.
     fn put_into_service(&self, index: usize, keys: Vec<HeldKey>) {
         let RegisteredToken { worker, health, .. } = &self.tokens[index];
         if health.outage().is_some() {
-            tracing::warn!(token = &*worker.name, "token back in service");
+            match self.outages_are_logged_elsewhere {
+                true => tracing::debug!(token = &*worker.name, "token back in service"),
+                false => tracing::warn!(token = &*worker.name, "token back in service"),
+            }
         }
         // The token is put into service before the keys are published: a caller that sees a ready key may
         // use it at once.
@@ -292,7 +306,7 @@ impl TokenRegistry {
 }
 
 /// The error of a token whose operations do not return.
-fn hanging() -> TokenError {
+pub(super) fn hanging() -> TokenError {
     TokenError::Device { operation: "the operation".into(), reason: "it did not return before its deadline".into() }
 }
 

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use super::{
     guard::{PinGuard, PinGuardLock},
+    mark::PinMark,
     prompt::{PinPrompt, PinState, Prompt},
     record::{PinRecord, PinRecordState, PinRefusal},
     source::{OpenedPinSource, PinSource, UriPin},
@@ -40,6 +41,8 @@ pub(in crate::secrets) struct PinAccess<'a> {
     pub(in crate::secrets) prompt: Option<&'a Prompt>,
     /// Whether the token asks for the PIN itself, on its own pad. Then no source is read.
     pub(in crate::secrets) has_pin_pad: bool,
+    /// What a person does about a locked PIN, for the error.
+    pub(in crate::secrets) when_locked: &'a str,
     pub(in crate::secrets) guard: Option<&'a PinGuard>,
 }
 
@@ -64,6 +67,8 @@ pub(in crate::secrets) struct PinAttempt<'g> {
     #[cfg(feature = "pkcs11")]
     reported: PinState,
     lock: Option<PinGuardLock<'g>>,
+    /// The mark of the PIN, if its source keeps its identity when the PIN changes.
+    mark: Option<PinMark>,
     /// The record before the attempt.
     before: PinRecord,
     /// The record that says that the attempt has begun.
@@ -106,6 +111,7 @@ impl<'a> PinAccess<'a> {
             Some(self.source.open(self.uri, self.base_dir, self.prompt, &self.info.label)?)
         };
         let source_id = source.as_ref().map_or(Ok(PinSourceId::Person), OpenedPinSource::id)?;
+        let mark = source.as_ref().and_then(|source| source.mark(self.info));
         // A person is present each time, so a typed PIN concerns this process only.
         let lock = self.guard.filter(|_| source_id != PinSourceId::Person).map(PinGuard::lock).transpose()?;
         let before = match &lock {
@@ -120,15 +126,22 @@ impl<'a> PinAccess<'a> {
                 if self.guard.is_some_and(is_unlocked) { PinRecord::new(self.info) } else { known }
             }
         };
-        if !confirmed && process_record.as_ref().is_some_and(|record| record.is_refusal_of(&source_id)) {
-            // The refusal could not be recorded on disk, so only this process knows of it.
-            return Err(self.refusal_error(PinRefusal::Refused));
+        // Of a refusal that could not be recorded on disk, only this process knows. So does it of the PIN in a credential
+        // that was refused here: another program may have had the corrected one accepted meanwhile.
+        let was_refused_here = process_record.as_ref().is_some_and(|record| record.is_refusal_of(&source_id, mark));
+        match (was_refused_here, confirmed) {
+            (true, false) => return Err(self.refusal_error(PinRefusal::Refused)),
+            (true, true) if mark.is_some() && self.guard.is_some() => {
+                return Err(self.refusal_error(PinRefusal::Unchanged));
+            }
+            _ => {}
         }
         let TriesLeft { state, count, warning } = tries_left()?;
         // A typed PIN counts as confirmed if the prompt shows how many tries are left (YubiKeys only).
         let confirmed_now = confirmed || source_id == PinSourceId::Person && count.is_some_and(|count| count > 0);
-        let begun =
-            before.begin_attempt(&source_id, state, confirmed_now).map_err(|refusal| self.refusal_error(refusal))?;
+        let begun = before
+            .begin_attempt(&source_id, mark, state, confirmed_now)
+            .map_err(|refusal| self.refusal_error(refusal))?;
         if let Some(warning) = warning {
             tracing::warn!(token = self.log_name(), "{warning}");
         }
@@ -136,8 +149,8 @@ impl<'a> PinAccess<'a> {
         let prompt = PinPrompt { label, serial, state, tries_left: count, purpose };
         let pin = source.map(|source| source.read(&prompt)).transpose()?;
         if let Some(lock) = &lock {
-            // A full disk must not keep a refusal from being recorded.
-            lock.prepare_refusal(&begun.clone().refused())?;
+            // A full disk must not keep a refusal from being recorded. The PIN may be correct, so its mark is left out.
+            lock.prepare_refusal(&begun.clone().refused(None))?;
         }
         store(process_record, lock.as_ref(), &begun)?;
         Ok(PinAttempt {
@@ -147,6 +160,7 @@ impl<'a> PinAccess<'a> {
             #[cfg(feature = "pkcs11")]
             reported: state,
             lock,
+            mark,
             before,
             begun,
         })
@@ -163,7 +177,7 @@ impl<'a> PinAccess<'a> {
         outcome: PinOutcome,
         result: Result<T, E>,
     ) -> (Result<T, E>, Result<(), TokenError>) {
-        let PinAttempt { pin, lock, before, begun, .. } = attempt;
+        let PinAttempt { pin, lock, mark, before, begun, .. } = attempt;
         drop(pin);
         let is_refused = matches!(outcome, PinOutcome::Refused { .. });
         let is_accepted = matches!(outcome, PinOutcome::Accepted);
@@ -176,7 +190,7 @@ impl<'a> PinAccess<'a> {
                     "PIN REFUSED; it is not tried again until a person acts"
                 );
                 let refusal = if locked { PinRefusal::Locked } else { PinRefusal::Refused };
-                (begun.refused(), Err(self.refusal_error(refusal).into()))
+                (begun.refused(mark), Err(self.refusal_error(refusal).into()))
             }
             PinOutcome::NotPresented => (before, result),
             PinOutcome::Unknown => (begun, result),
@@ -186,9 +200,12 @@ impl<'a> PinAccess<'a> {
             lock => store(process_record, lock.as_ref(), &after),
         };
         match stored {
-            Err(_) if is_refused => *process_record = Some(after),
-            // The refusal that only this process knew of is past.
-            Ok(()) if is_accepted && lock.is_some() => *process_record = None,
+            _ if is_refused && (stored.is_err() || mark.is_some()) => *process_record = Some(after),
+            // The refusal that this process knew of is past.
+            Ok(()) if is_accepted && lock.is_some() => {
+                *process_record = None;
+                lock.iter().for_each(PinGuardLock::discard_prepared_refusal);
+            }
             _ => {}
         }
         (result, stored)
@@ -220,17 +237,13 @@ impl<'a> PinAccess<'a> {
         }
     }
 
-    /// Records that a person locked the token. No program that shares the guard then uses the PIN until a person
-    /// unlocks the token.
+    /// Records that a person locked the token: in the guard, or in `process_record` without a guard.
     pub(in crate::secrets) fn record_locked_by_person(
         &self,
         process_record: &mut Option<PinRecord>,
     ) -> Result<(), TokenError> {
         match self.guard {
-            Some(guard) => {
-                let lock = guard.lock()?;
-                lock.write(&lock.read_or_new(true)?.locked_by_person())
-            }
+            Some(guard) => guard.record_locked_by_person(),
             None => {
                 *process_record = Some(self.process_record_or_new(process_record.as_ref()).locked_by_person());
                 Ok(())
@@ -268,7 +281,7 @@ impl<'a> PinAccess<'a> {
     }
 
     fn refusal_error(&self, refusal: PinRefusal) -> TokenError {
-        refusal.error(&self.info.label, self.name)
+        refusal.error(&self.info.label, self.name, self.when_locked)
     }
 
     fn process_record_or_new(&self, process_record: Option<&PinRecord>) -> PinRecord {

@@ -3,6 +3,9 @@
 //! The record makes a wrong PIN known across restarts and to every program. The lock file lets one program at a time
 //! try a PIN, so that the others read the result before they decide. A PIN that a person types is not recorded here,
 //! and needs no lock.
+//!
+//! If root makes a file in the folder of another user, the file becomes that user's: a service of that user must read it.
+//! Root follows no link there.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -53,11 +56,24 @@ impl PinGuard {
         self.read().or_else(|error| if confirmed { Ok(PinRecord::new(&self.info)) } else { Err(error) })
     }
 
+    /// Records that a person locked the token. No program that shares the guard then uses the PIN until a person unlocks the
+    /// token.
+    pub(in crate::secrets) fn record_locked_by_person(&self) -> Result<(), TokenError> {
+        let lock = self.lock()?;
+        lock.write(&lock.read_or_new(true)?.locked_by_person())
+    }
+
     /// Locks the guard. Blocks while another thread or program tries a PIN that the guard records.
     pub(super) fn lock(&self) -> Result<PinGuardLock<'_>, TokenError> {
         let lock = || {
             create_folder(&self.folder)?;
-            let file = owner_only().open(self.path("lock"))?;
+            let path = self.path("lock");
+            let file = match self.create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    OpenOptions::new().read(true).write(true).open(&path)?
+                }
+                created => created?,
+            };
             file.lock()?;
             Ok(file)
         };
@@ -75,6 +91,20 @@ impl PinGuard {
         }
         let name: String = hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         self.folder.join(format!("{name}.{extension}"))
+    }
+
+    /// Makes a file that only its owner may read and write.
+    fn create(&self, path: &Path) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(path)?;
+        #[cfg(unix)]
+        if let Some((user, group)) = other_owner(&self.folder, &file.metadata()?)? {
+            std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
+        }
+        Ok(file)
     }
 
     fn failed(&self, path: &Path, error: &io::Error) -> TokenError {
@@ -110,6 +140,12 @@ impl PinGuardLock<'_> {
         self.rename("refused")
     }
 
+    /// Removes the refusal that was prepared, after the token has accepted the PIN. It may have the marks of other PINs.
+    pub(super) fn discard_prepared_refusal(&self) {
+        // The next attempt replaces the file.
+        let _ = fs::remove_file(self.guard.path("refused"));
+    }
+
     fn rename(&self, extension: &str) -> Result<(), TokenError> {
         let path = self.guard.path("json");
         let renamed = fs::rename(self.guard.path(extension), &path).and_then(|()| sync_folder(&self.guard.folder));
@@ -119,22 +155,14 @@ impl PinGuardLock<'_> {
     fn write_to(&self, extension: &str, record: &PinRecord) -> Result<(), TokenError> {
         let path = self.guard.path(extension);
         let write = || {
-            // Only the holder of the lock writes here. A temporary file that a crashed program left is overwritten.
-            let mut file = owner_only().truncate(true).open(&path)?;
+            // Only the holder of the lock writes here. A temporary file that a crashed program left is replaced.
+            let _ = fs::remove_file(&path);
+            let mut file = self.guard.create(&path)?;
             file.write_all(&serde_json::to_vec(record)?)?;
             file.sync_all()
         };
         write().map_err(|error: io::Error| self.guard.failed(&path, &error))
     }
-}
-
-/// Options for a file that only its owner may read and write.
-fn owner_only() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
 }
 
 fn create_folder(folder: &Path) -> io::Result<()> {
@@ -145,9 +173,24 @@ fn create_folder(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     match builder.create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        created => created,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        created => created?,
     }
+    #[cfg(unix)]
+    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty())
+        && let Some((user, group)) = other_owner(parent, &fs::symlink_metadata(folder)?)?
+    {
+        std::os::unix::fs::lchown(folder, Some(user), Some(group))?;
+    }
+    Ok(())
+}
+
+/// The user and the group of a folder, if root has made this file in it and the folder is another user's.
+#[cfg(unix)]
+fn other_owner(folder: &Path, made: &fs::Metadata) -> io::Result<Option<(u32, u32)>> {
+    use std::os::unix::fs::MetadataExt;
+    let owner = fs::metadata(folder)?;
+    Ok((made.uid() == 0 && owner.uid() != 0).then(|| (owner.uid(), owner.gid())))
 }
 
 #[cfg(unix)]
@@ -176,8 +219,8 @@ mod tests {
         let folder = folder.path().join("state/pin-guard");
         let guard = PinGuard::new(&folder, &token());
         assert_eq!(guard.read().unwrap(), PinRecord::new(&token()));
-        let attempt = PinRecord::new(&token()).begin_attempt(&PinSourceId::Value, PinState::Ready, false);
-        let refused = attempt.unwrap().refused();
+        let attempt = PinRecord::new(&token()).begin_attempt(&PinSourceId::Value, None, PinState::Ready, false);
+        let refused = attempt.unwrap().refused(None);
         guard.lock().unwrap().write(&refused).unwrap();
         assert_eq!(guard.read().unwrap(), refused);
         let other = PinGuard::new(&folder, &TokenInfo { label: "dem".into(), serial: "o1".into(), ..token() });
@@ -202,15 +245,43 @@ mod tests {
     fn a_prepared_refusal_needs_no_space() {
         let folder = tempfile::tempdir().unwrap();
         let guard = PinGuard::new(folder.path(), &token());
-        let begun = PinRecord::new(&token()).begin_attempt(&PinSourceId::Value, PinState::Ready, false).unwrap();
+        let begun = PinRecord::new(&token()).begin_attempt(&PinSourceId::Value, None, PinState::Ready, false).unwrap();
         let lock = guard.lock().unwrap();
-        lock.prepare_refusal(&begun.clone().refused()).unwrap();
+        lock.prepare_refusal(&begun.clone().refused(None)).unwrap();
         lock.write(&begun).unwrap();
         // A folder in the place of the temporary file: it cannot be written.
         fs::create_dir(guard.path("new")).unwrap();
         assert!(lock.write(&begun).is_err());
         lock.use_prepared_refusal().unwrap();
         assert_eq!(guard.read().unwrap().state, PinRecordState::Refused);
+    }
+
+    /// `claviger token unlock`, run by root, must not lock out the service of another user. Nor must that user lead root to
+    /// another file.
+    #[cfg(unix)]
+    #[test]
+    fn what_root_makes_belongs_to_the_owner_of_the_folder() {
+        use std::os::unix::fs::{MetadataExt, chown, symlink};
+        const SERVICE: u32 = 54_321;
+        let folder = tempfile::tempdir().unwrap();
+        let (state, elsewhere) = (folder.path().join("state"), folder.path().join("elsewhere"));
+        fs::create_dir(&state).unwrap();
+        fs::write(&elsewhere, "root's").unwrap();
+        if chown(&state, Some(SERVICE), Some(SERVICE)).is_err() {
+            eprintln!("skipped: only root can run this test");
+            return;
+        }
+        let guard = PinGuard::new(&state.join("pin-guard"), &token());
+        guard.record_locked_by_person().unwrap();
+        symlink(&elsewhere, guard.path("new")).unwrap();
+        guard.record_locked_by_person().unwrap();
+        for path in [guard.folder.clone(), guard.path("lock"), guard.path("json")] {
+            let made = fs::symlink_metadata(&path).unwrap();
+            assert_eq!((made.uid(), made.gid(), made.is_symlink()), (SERVICE, SERVICE, false), "{}", path.display());
+        }
+        assert_eq!(guard.read().unwrap().state, PinRecordState::LockedByPerson);
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "root's");
+        assert_eq!(fs::metadata(&elsewhere).unwrap().uid(), 0);
     }
 
     #[test]

@@ -27,6 +27,7 @@
 //! | `attempt.rs` | one attempt: prepare, present, conclude |
 //! | `record.rs` | the record of the last attempt, and the rules |
 //! | `guard.rs` | the record and the lock on disk |
+//! | `mark.rs` | how a changed credential is recognised |
 //! | `source.rs`, `file.rs`, `source_id.rs` | where a PIN comes from, and how a changed source is recognised |
 //! | `prompt.rs` | asking a person |
 //! | `value.rs` | the PIN itself |
@@ -34,6 +35,7 @@
 mod attempt;
 mod file;
 mod guard;
+mod mark;
 mod prompt;
 mod record;
 mod source;

@@ -9,22 +9,27 @@
 //! | `locked` by `claviger token lock` | No. |
 //!
 //! A source is recognised by its [`PinSourceId`]. That of a credential is its name, and that of `pin-value` is
-//! constant. So a new PIN in the same credential or in `pin-value` does not count as a changed source.
+//! constant. After a refusal, another PIN in the same credential or in `pin-value` is recognised by its [`PinMark`]. If
+//! the result of an attempt is unknown, there is no mark, and another PIN there is not recognised: the PIN may be correct,
+//! and nothing of a correct PIN is recorded.
 //!
 //! `claviger token unlock` confirms the PIN: one attempt is made in any of these states. A PIN typed for a YubiKey also
-//! counts as confirmed, except after `claviger token lock`. A token that reports LOCKED gets no attempt at all.
+//! counts as confirmed, except after `claviger token lock`. A token that reports LOCKED gets no attempt at all. Nor does a
+//! credential that this process has presented already: it is the one that was read when the service was started, and not
+//! the one that a person has corrected since.
 
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{prompt::PinState, source_id::PinSourceId};
-use crate::secrets::{TokenError, TokenInfo};
+use super::{mark::PinMark, prompt::PinState, source_id::PinSourceId};
+use crate::secrets::{TokenError, TokenInfo, shell_word::shell_word};
 
 /// The number of refused sources that a record lists. A token locks itself long before it has refused so many PINs.
 const MAX_REFUSED_SOURCES: usize = 16;
 
-/// The record of a token's last PIN attempt. Contains neither the PIN nor its length or hash.
+/// The record of a token's last PIN attempt. Contains nothing of a PIN that the token accepted or may accept, and eight
+/// bits of the hash of one that it refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PinRecord {
@@ -45,6 +50,10 @@ pub struct PinRecord {
     /// changed, even if another source was refused after it.
     #[serde(default)]
     refused: Vec<PinSourceId>,
+    /// The marks of the PINs that the token refused, for sources in `refused` that keep their identity. No mark means that
+    /// the PIN is not known. A record of an older release has no marks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    marks: Vec<(PinSourceId, Option<PinMark>)>,
     /// Whether the last attempt repeated an unfinished one.
     #[serde(rename = "again")]
     repeats_unfinished: bool,
@@ -72,6 +81,8 @@ pub enum PinRecordState {
 pub(in crate::secrets) enum PinRefusal {
     /// The token refused the PIN from this source.
     Refused,
+    /// The token refused the PIN in this process, and a person confirmed it, but it has not changed in this process.
+    Unchanged,
     /// The result of an earlier attempt is unknown.
     Unfinished,
     /// A person locked the token.
@@ -85,18 +96,25 @@ pub(in crate::secrets) enum PinRefusal {
 }
 
 impl PinRefusal {
-    /// The error to report. `label` is the token's, `name` its name in the configuration.
-    pub(super) fn error(self, label: &str, name: Option<&str>) -> TokenError {
-        let unlock = format!("`claviger token unlock {}`", name.unwrap_or(label));
-        let until_changed =
-            format!("until you change its file (a changed credential or pin-value does not count) or run {unlock}");
+    /// The error to report. `label` is the token's, `name` its name in the configuration. `when_locked` says what to do
+    /// about a locked PIN.
+    pub(super) fn error(self, label: &str, name: Option<&str>, when_locked: &str) -> TokenError {
+        let unlock = format!("`claviger token unlock {}`", shell_word(name.unwrap_or(label)));
         TokenError::Pin(match self {
             Self::Refused => {
-                format!("the token {label:?} refused its PIN; the PIN is not tried again {until_changed}")
+                format!(
+                    "the token {label:?} refused its PIN; the PIN is not tried again until you change it at its source or run \
+                     {unlock}"
+                )
             }
+            Self::Unchanged => format!(
+                "the token {label:?} refused the PIN that this keeper has read, and the keeper reads a credential or \
+                 pin-value when it is started: restart its service, which tries a changed PIN once. If the PIN is \
+                 unchanged, and correct now, run {unlock} after that"
+            ),
             Self::Unfinished => format!(
                 "the result of the last attempt with the PIN of the token {label:?} is unknown; the PIN is not tried \
-                 again {until_changed}"
+                 again until you change its file or run {unlock}"
             ),
             Self::LockedByPerson => {
                 format!(
@@ -110,10 +128,7 @@ impl PinRefusal {
             Self::FinalTry => {
                 format!("the PIN of the token {label:?} has one try left; it is not tried until you run {unlock}")
             }
-            Self::Locked => format!(
-                "the PIN of the token {label:?} is locked; the token's security officer must set a new PIN with the \
-                 vendor's tools"
-            ),
+            Self::Locked => format!("the PIN of the token {label:?} is locked; {when_locked}"),
         })
     }
 }
@@ -130,18 +145,20 @@ impl PinRecord {
             source: None,
             accepted: None,
             refused: Vec::new(),
+            marks: Vec::new(),
             repeats_unfinished: false,
         }
     }
 
-    /// Decides whether a PIN from `source` may be tried. Returns the record to store before the attempt, or the reason
-    /// why the PIN must not be tried.
+    /// Decides whether a PIN from `source` with this mark may be tried. Returns the record to store before the attempt, or
+    /// the reason why the PIN must not be tried.
     ///
     /// `reported` is what the token reports about the tries left. `confirmed` means that a person says the PIN is
     /// correct, or typed the PIN for a YubiKey, whose prompt shows the tries left.
     pub(super) fn begin_attempt(
         &self,
         source: &PinSourceId,
+        mark: Option<PinMark>,
         reported: PinState,
         confirmed: bool,
     ) -> Result<Self, PinRefusal> {
@@ -158,8 +175,10 @@ impl PinRecord {
         if confirmed {
             return Ok(next);
         }
-        let changed = self.source.as_ref() != Some(source);
-        if changed && self.refused.contains(source) && self.state != PinRecordState::LockedByPerson {
+        let has_other_pin =
+            mark.is_some() && self.state == PinRecordState::Refused && !self.lists_as_refused(source, mark);
+        let changed = self.source.as_ref() != Some(source) || has_other_pin;
+        if changed && self.lists_as_refused(source, mark) && self.state != PinRecordState::LockedByPerson {
             return Err(PinRefusal::Refused);
         }
         match self.state {
@@ -176,7 +195,7 @@ impl PinRecord {
         if let (PinRecordState::Trying, true, Some(unfinished)) = (self.state, changed, &self.source) {
             // The result of the attempt with that source is unknown. The source counts as refused, so that it is not
             // tried again after another source was tried.
-            next.add_refused(unfinished);
+            next.add_refused(unfinished, None);
         }
         let changed_by_person = changed && matches!(self.state, PinRecordState::Refused | PinRecordState::Trying);
         match reported {
@@ -193,14 +212,16 @@ impl PinRecord {
             state: PinRecordState::Accepted,
             accepted: self.source.clone(),
             refused: Vec::new(),
+            marks: Vec::new(),
             repeats_unfinished: false,
             recorded_at: now(),
             ..self
         }
     }
 
-    /// The record after the token refused the PIN.
-    pub(super) fn refused(self) -> Self {
+    /// The record after the token refused the PIN with this mark. No mark means that another PIN of the same credential or
+    /// `pin-value` is not recognised.
+    pub(super) fn refused(self, mark: Option<PinMark>) -> Self {
         let mut next = Self {
             state: PinRecordState::Refused,
             accepted: None,
@@ -209,7 +230,7 @@ impl PinRecord {
             ..self
         };
         if let Some(source) = next.source.clone() {
-            next.add_refused(&source);
+            next.add_refused(&source, mark);
         }
         next
     }
@@ -221,9 +242,17 @@ impl PinRecord {
         refusal.state == PinRecordState::Refused && self.recorded_at > 0 && is_cleared
     }
 
-    /// Whether the last attempt was with this source, and the token refused it.
-    pub(super) fn is_refusal_of(&self, source: &PinSourceId) -> bool {
-        self.state == PinRecordState::Refused && *source != PinSourceId::Person && self.refused.contains(source)
+    /// Whether the last attempt was with this source and this PIN, and the token refused it.
+    pub(super) fn is_refusal_of(&self, source: &PinSourceId, mark: Option<PinMark>) -> bool {
+        self.state == PinRecordState::Refused && *source != PinSourceId::Person && self.lists_as_refused(source, mark)
+    }
+
+    /// Whether a PIN from this source with this mark was refused since the last accepted PIN, or may have been.
+    fn lists_as_refused(&self, source: &PinSourceId, mark: Option<PinMark>) -> bool {
+        let mut marks = self.marks.iter().filter(|(of, _)| of == source).peekable();
+        let is_unmarked = mark.is_none() || marks.peek().is_none();
+        self.refused.contains(source)
+            && (is_unmarked || marks.any(|(_, refused)| refused.is_none() || *refused == mark))
     }
 
     /// The record after a person locked the token.
@@ -238,6 +267,7 @@ impl PinRecord {
             source: None,
             accepted: None,
             refused: Vec::new(),
+            marks: Vec::new(),
             repeats_unfinished: false,
             recorded_at: now(),
             ..self
@@ -250,8 +280,13 @@ impl PinRecord {
         self.accepted.is_some() && self.accepted == self.source
     }
 
-    /// Lists a source as refused. A person is not listed, since a person decides anew each time.
-    fn add_refused(&mut self, source: &PinSourceId) {
+    /// Lists a source as refused, with the mark of its PIN. A person is not listed, since a person decides anew each time.
+    fn add_refused(&mut self, source: &PinSourceId, mark: Option<PinMark>) {
+        let marked = (source.clone(), mark);
+        if source.has_marks() && !self.marks.contains(&marked) {
+            self.marks.push(marked);
+        }
+        self.marks.drain(..self.marks.len().saturating_sub(MAX_REFUSED_SOURCES));
         if *source != PinSourceId::Person && !self.refused.contains(source) {
             self.refused.push(source.clone());
         }
@@ -276,18 +311,18 @@ mod tests {
 
     /// The decision for each state that a token may report: none if the PIN is tried.
     fn decisions(record: &PinRecord, source: &PinSourceId, confirmed: bool) -> [Option<PinRefusal>; 4] {
-        REPORTED.map(|reported| record.begin_attempt(source, reported, confirmed).err())
+        REPORTED.map(|reported| record.begin_attempt(source, None, reported, confirmed).err())
     }
 
     #[test]
     fn the_table_at_the_top_of_this_file() {
         use PinRefusal::*;
         fn attempt(record: &PinRecord, source: &PinSourceId) -> PinRecord {
-            record.begin_attempt(source, PinState::Ready, false).unwrap()
+            record.begin_attempt(source, None, PinState::Ready, false).unwrap()
         }
         let new = PinRecord::new(&TokenInfo { label: "demo".into(), serial: "1".into(), ..TokenInfo::default() });
         let accepted = attempt(&new, &file(1)).accepted();
-        let refused = attempt(&accepted, &file(1)).refused();
+        let refused = attempt(&accepted, &file(1)).refused(None);
         let unfinished_new = attempt(&new, &file(1));
         let unfinished_known = attempt(&accepted, &file(1));
         let unfinished_again = attempt(&unfinished_known, &file(1));
@@ -309,15 +344,50 @@ mod tests {
             assert_eq!(decisions(record, &file(1), true), [None, None, None, Some(Locked)], "{record:?}, confirmed");
         }
         // After a refusal the source is no longer known to be good.
-        let confirmed = refused.begin_attempt(&file(1), PinState::Ready, true).unwrap();
-        assert_eq!(confirmed.begin_attempt(&file(1), PinState::Ready, false), Err(Unfinished));
+        let confirmed = refused.begin_attempt(&file(1), None, PinState::Ready, true).unwrap();
+        assert_eq!(confirmed.begin_attempt(&file(1), None, PinState::Ready, false), Err(Unfinished));
         // Two sources in turn: the first does not count as changed after the second was refused.
-        let both = refused.begin_attempt(&file(2), PinState::Ready, false).unwrap().refused();
+        let both = refused.begin_attempt(&file(2), None, PinState::Ready, false).unwrap().refused(None);
         assert_eq!(decisions(&both, &file(1), false), never(Refused), "refused, another refused, the first again");
         assert_eq!(decisions(&both, &file(3), false), changed);
-        let accepted_since = both.begin_attempt(&file(3), PinState::Ready, false).unwrap().accepted();
+        let accepted_since = both.begin_attempt(&file(3), None, PinState::Ready, false).unwrap().accepted();
         assert_eq!(decisions(&accepted_since, &file(1), false), by_flags);
         // An accepted PIN clears the unfinished attempts before it.
         assert_eq!(decisions(&attempt(&unfinished_known, &file(1)).accepted(), &file(1), false), by_flags);
+    }
+
+    /// A credential keeps its name. After a refusal, another PIN in it is tried once, and no refused PIN is tried again.
+    #[test]
+    fn another_pin_in_the_same_credential_is_tried_once() {
+        use PinRefusal::*;
+        let (credential, mark) = (PinSourceId::Credential("pin".into()), |bits| Some(PinMark::for_test(bits)));
+        let decide =
+            |record: &PinRecord, bits, reported| record.begin_attempt(&credential, mark(bits), reported, false);
+        let decisions = |record: &PinRecord, bits| REPORTED.map(|reported| decide(record, bits, reported).err());
+        let new = PinRecord::new(&TokenInfo { label: "demo".into(), serial: "1".into(), ..TokenInfo::default() });
+        let refused = decide(&new, 1, PinState::Ready).unwrap().refused(mark(1));
+        assert_eq!(decisions(&refused, 1), [Some(Refused), Some(Refused), Some(Refused), Some(Locked)]);
+        assert_eq!(decisions(&refused, 2), [None, None, Some(FinalTry), Some(Locked)], "a person has corrected it");
+        let both = decide(&refused, 2, PinState::CountLow).unwrap().refused(mark(2));
+        for bits in [1, 2] {
+            assert_eq!(decide(&both, bits, PinState::Ready), Err(Refused), "one refused PIN after the other");
+        }
+        assert!(decide(&both, 3, PinState::Ready).is_ok());
+        assert_eq!(decide(&both.clone().locked_by_person(), 3, PinState::Ready), Err(LockedByPerson));
+        let accepted = decide(&both, 3, PinState::Ready).unwrap().accepted();
+        assert!(!serde_json::to_string(&accepted).unwrap().contains("marks"), "nothing of a correct PIN is recorded");
+        // If the PIN is not known, another one is not recognised: after a full disk, and in a record of an older release.
+        let unmarked = decide(&new, 1, PinState::Ready).unwrap().refused(None);
+        let older = PinRecord { marks: Vec::new(), ..refused.clone() };
+        let partly = decide(&refused, 2, PinState::Ready).unwrap().refused(None);
+        for record in [&unmarked, &older, &partly] {
+            assert_eq!(decide(record, 3, PinState::Ready), Err(Refused), "{record:?}");
+        }
+        // The result is unknown, so the PIN may be correct, and has no mark.
+        let unfinished = decide(&refused, 2, PinState::Ready).unwrap();
+        assert_eq!(decide(&unfinished, 3, PinState::Ready), Err(Unfinished));
+        let text = serde_json::to_string(&refused).unwrap();
+        assert_eq!(serde_json::from_str::<PinRecord>(&text).unwrap(), refused);
+        assert!(text.contains(r#""marks":[[{"credential":"pin"},1]]"#), "{text}");
     }
 }

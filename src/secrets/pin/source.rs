@@ -9,11 +9,12 @@ use std::{
 
 use super::{
     file::PinFile,
+    mark::PinMark,
     prompt::{PinPrompt, Prompt},
     source_id::PinSourceId,
     value::Pin,
 };
-use crate::secrets::{TokenError, person::while_asked};
+use crate::secrets::{TokenError, TokenInfo, person::while_asked};
 
 /// Where a PIN comes from.
 #[derive(Clone)]
@@ -90,7 +91,7 @@ impl PinSource {
         }
     }
 
-    /// Opens the source without reading the PIN.
+    /// Opens the source. The PIN of a file or a person is not read yet.
     ///
     /// `uri` is used if the source is [`uri`](Self::uri), and `ask` if it is a prompt without a function of its own.
     /// `label` is the token's, for error messages.
@@ -132,7 +133,7 @@ impl PinSource {
                     ))
                 })?;
                 // There is no warning about other readers: systemd sets the permissions of its credentials itself.
-                Ok(OpenedPinSource::Credential(name.clone(), PinFile::open(Path::new(&folder).join(name))?))
+                Ok(OpenedPinSource::Credential(name.clone(), PinFile::open(Path::new(&folder).join(name))?.read()?))
             }
             Source::Value(pin) => Ok(OpenedPinSource::Value(pin.clone())),
             Source::Prompt(own) => own.as_ref().or(ask).cloned().map(OpenedPinSource::Person).ok_or_else(|| {
@@ -166,11 +167,11 @@ pub(in crate::secrets) struct UriPin<'a> {
     pub(in crate::secrets) value: Option<&'a Pin>,
 }
 
-/// A source that is available. The PIN is not read yet.
+/// A source that is available. The PIN of a file or a person is not read yet.
 pub(super) enum OpenedPinSource {
     File(PinFile),
-    /// The credential's name and file.
-    Credential(String, PinFile),
+    /// The credential's name and content.
+    Credential(String, Pin),
     Value(Pin),
     Person(Prompt),
 }
@@ -186,11 +187,19 @@ impl OpenedPinSource {
         })
     }
 
+    /// The mark of the PIN, if the source keeps its identity when the PIN changes.
+    pub(super) fn mark(&self, token: &TokenInfo) -> Option<PinMark> {
+        match self {
+            Self::Credential(_, pin) | Self::Value(pin) => Some(PinMark::of(pin, token)),
+            Self::File(_) | Self::Person(_) => None,
+        }
+    }
+
     /// Reads the PIN, or asks the person for it.
     pub(super) fn read(self, prompt: &PinPrompt) -> Result<Pin, TokenError> {
         match self {
-            Self::File(file) | Self::Credential(_, file) => file.read(),
-            Self::Value(pin) => Ok(pin),
+            Self::File(file) => file.read(),
+            Self::Credential(_, pin) | Self::Value(pin) => Ok(pin),
             Self::Person(ask) => while_asked(Duration::MAX, || ask(prompt)).map_err(|error| {
                 TokenError::Pin(format!("no PIN was entered for the token {:?}: {error}", prompt.label))
             }),

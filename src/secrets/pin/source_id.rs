@@ -23,16 +23,21 @@ pub(in crate::secrets) enum PinSourceId {
         modified: u64,
     },
     /// A systemd credential, by name. systemd writes the credential's file anew at each start, so an identity by
-    /// file would let a wrong PIN be tried at each start. A new PIN in the same credential does not count as a
-    /// changed source.
+    /// file would let a wrong PIN be tried at each start. A new PIN in the same credential is recognised by its
+    /// [`PinMark`](super::mark::PinMark).
     Credential(String),
-    /// A PIN that the program or the URI contains. Another value does not count as a changed source.
+    /// A PIN that the program or the URI contains. Another value is recognised by its mark.
     Value,
     /// A person who types the PIN each time.
     Person,
 }
 
 impl PinSourceId {
+    /// Whether the identity stays the same when the PIN changes, so that a change is recognised by a mark.
+    pub(super) fn has_marks(&self) -> bool {
+        matches!(self, Self::Credential(_) | Self::Value)
+    }
+
     /// The identity of an open file.
     pub(super) fn of_file(path: &Path, file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;

@@ -20,7 +20,6 @@ impl Pin {
         &self.0
     }
 
-    #[cfg(feature = "yubikey")]
     pub(in crate::secrets) fn as_bytes(&self) -> &[u8] {
         self.0.expose_secret().as_bytes()
     }

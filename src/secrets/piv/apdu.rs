@@ -77,9 +77,11 @@ impl From<CardError> for TokenError {
 impl From<TransportError> for TokenError {
     fn from(error: TransportError) -> Self {
         match error {
-            TransportError::Away(reason) => Self::Away(reason),
+            // A card that another program uses is as good as absent: it works again without anybody's doing.
+            TransportError::Away(reason) | TransportError::InUse(reason) => Self::Away(reason),
             TransportError::Ambiguous(reason) => Self::Config(reason),
-            TransportError::InUse(reason) | TransportError::Reset(reason) => {
+            TransportError::Unusable(reason) => Self::Unsupported(reason),
+            TransportError::Denied(reason) | TransportError::Reset(reason) => {
                 Self::Device { operation: Cow::Borrowed("PC/SC"), reason }
             }
         }

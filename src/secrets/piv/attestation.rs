@@ -5,8 +5,8 @@
 //! PIV root up to firmware 5.7.3, and through two intermediates from firmware 5.7.4 on. `yubico/` has Yubico's roots
 //! and intermediates.
 
-use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime, pem::PemObject};
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, aws_lc_rs as algorithms};
+use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_cert::{
     Certificate,
     der::{
@@ -18,6 +18,7 @@ use x509_cert::{
 
 use super::{
     algorithm::Firmware,
+    attestation_error::{AttestationError, words},
     certificate,
     form_factor::FormFactor,
     policies::{pin_policy, touch_policy},
@@ -30,15 +31,10 @@ use crate::{
 const ROOTS: &[u8] = include_bytes!("yubico/roots.pem");
 const INTERMEDIATES: &[u8] = include_bytes!("yubico/intermediates.pem");
 
-/// The algorithms of Yubico's certificates, and those of attestation keys that users put in F9 themselves. One of
-/// Yubico's intermediates omits the parameters of its RSA identifier, where RFC 4055 requires NULL.
-const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
-    algorithms::RSA_PKCS1_2048_8192_SHA256,
-    algorithms::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
-    algorithms::RSA_PKCS1_2048_8192_SHA512,
-    algorithms::ECDSA_P256_SHA256,
-    algorithms::ECDSA_P384_SHA384,
-];
+/// The most certificates of a chain. webpki follows six between the key's own and the root.
+const MAX_CERTIFICATES: usize = 10;
+/// The most bytes of a chain.
+const MAX_BYTES: usize = 64 * 1024;
 
 /// A YubiKey's verified statement about a key that was made in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,18 +58,9 @@ pub struct Attestation {
     pub chain: Vec<Vec<u8>>,
     /// The common name of the root certificate.
     pub root: String,
-}
-
-/// Why an attestation is not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AttestationError {
-    /// A certificate cannot be read, or a part of the statement is missing.
-    #[error("the attestation cannot be read: {0}")]
-    Malformed(&'static str),
-    /// The certificates do not lead to a known root.
-    #[error("the attestation does not lead to a known root certificate: {0}")]
-    Untrusted(String),
+    /// Whether the root certificate is one of Yubico's. If not, the owner of that root vouches for the statement, and
+    /// can certify anything.
+    pub root_is_yubicos: bool,
 }
 
 impl Attestation {
@@ -81,22 +68,32 @@ impl Attestation {
     /// key's own first), and reads the statement. The certificates must lead to one of Yubico's roots or to one of
     /// `roots` (in DER). `roots` is for users who put an attestation key of their own into F9.
     ///
+    /// The signatures may be ECDSA on P-256, P-384 or P-521, Ed25519, or RSA, with SHA-256, SHA-384 or SHA-512. A chain
+    /// may come from a stranger: it has at most 10 certificates and 64 KiB.
+    ///
     /// # Errors
     /// [`AttestationError`] if a certificate cannot be read or the chain leads to none of these roots.
     pub fn verify(chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Result<Self, AttestationError> {
-        let untrusted = |error: webpki::Error| AttestationError::Untrusted(error.to_string());
-        let (own, above) = chain.split_first().ok_or(AttestationError::Malformed("there is no certificate"))?;
+        use AttestationError::{Malformed, Untrusted, UnusableRoot};
+        let untrusted = |error: webpki::Error| Untrusted(words(&error));
+        let (own, above) = chain.split_first().ok_or(Malformed("there is no certificate"))?;
+        if chain.len() > MAX_CERTIFICATES || chain.iter().map(Vec::len).sum::<usize>() > MAX_BYTES {
+            return Err(Malformed("it has more than 10 certificates or 64 KiB"));
+        }
         let mut known: Vec<CertificateDer<'_>> = built_in(ROOTS);
+        let yubicos = known.len();
         known.extend(roots.iter().map(|root| CertificateDer::from(root.as_slice())));
-        let anchors: Vec<_> =
-            known.iter().map(anchor_from_trusted_cert).collect::<Result<_, _>>().map_err(untrusted)?;
+        let anchors = known.iter().map(anchor_from_trusted_cert).collect::<Result<Vec<_>, _>>();
+        let anchors = anchors.map_err(|error| UnusableRoot(words(&error)))?;
         let mut intermediates: Vec<CertificateDer<'_>> = built_in(INTERMEDIATES);
         intermediates.extend(above.iter().map(|above| CertificateDer::from(above.as_slice())));
         let certificate = CertificateDer::from(own.as_slice());
         let end = EndEntityCert::try_from(&certificate).map_err(untrusted)?;
+        // All algorithms of webpki: nobody chooses those of Yubico's or of his company's authority. One of Yubico's
+        // intermediates omits the parameters of its RSA identifier, where RFC 4055 requires NULL; webpki has that form.
         let path = end
             .verify_for_usage(
-                ALGORITHMS,
+                webpki::ALL_VERIFICATION_ALGS,
                 &anchors,
                 &intermediates,
                 UnixTime::now(),
@@ -106,9 +103,10 @@ impl Attestation {
             )
             .map_err(untrusted)?;
         let chain = [own.clone()].into_iter().chain(path.intermediate_certificates().map(|above| above.der().to_vec()));
-        let anchor = path.anchor();
-        let root = anchors.iter().position(|other| other.subject == anchor.subject).map(|at| &known[at]);
-        let root = root.and_then(|root| common_name(&Certificate::from_der(root).ok()?)).unwrap_or_default();
+        // Name and key: another root may have the name of one of Yubico's.
+        let root = anchors.iter().position(|anchor| anchor == path.anchor());
+        let name = root.and_then(|root| common_name(&Certificate::from_der(&known[root]).ok()?));
+        let root = (name.unwrap_or_default(), root.is_some_and(|root| root < yubicos));
         read(own, chain.collect(), root)
     }
 
@@ -134,18 +132,25 @@ fn common_name(certificate: &Certificate) -> Option<String> {
     Some(name.value().into_owned())
 }
 
-fn read(own: &[u8], chain: Vec<Vec<u8>>, root: String) -> Result<Attestation, AttestationError> {
+/// Reads a statement, which is not verified here. `root` is the root's name, and whether it is Yubico's.
+pub(super) fn read(
+    own: &[u8],
+    chain: Vec<Vec<u8>>,
+    (root, root_is_yubicos): (String, bool),
+) -> Result<Attestation, AttestationError> {
     use AttestationError::Malformed;
     let certificate = Certificate::from_der(own).map_err(|_| Malformed("the statement is not a certificate"))?;
     let public = certificate::public_key(certificate.tbs_certificate().subject_public_key_info())
-        .ok_or(Malformed("the key is of an unknown kind"))?;
-    let slot = common_name(&certificate)
-        .and_then(|name| name.strip_prefix("YubiKey PIV Attestation ")?.parse().ok())
-        .ok_or(Malformed("the slot is missing"))?;
+        .ok_or(Malformed("the key is RSA, or on a curve that YubiKeys and DIDComm do not share"))?;
+    let slot =
+        common_name(&certificate).and_then(|name| name.strip_prefix("YubiKey PIV Attestation ")?.parse().ok()).ok_or(
+            Malformed("the first certificate names no slot: it is no attestation of a key, or of one in slot f9"),
+        )?;
     let extension = |last| extension(&certificate, last);
     let firmware = extension(3).and_then(|value| Some(Firmware::from(*value.first_chunk::<3>()?)));
     let policies = extension(8).and_then(|value| value.first_chunk::<2>().copied());
-    let policies = policies.filter(|policies| policies.iter().all(|policy| (1..=3).contains(policy)));
+    // The PIN policies 4 and 5 are those of a YubiKey Bio.
+    let policies = policies.filter(|[pin, touch]| (1..=5).contains(pin) && (1..=3).contains(touch));
     let [pin, touch] = policies.ok_or(Malformed("the PIN and touch policies are missing or unknown"))?;
     Ok(Attestation {
         public,
@@ -157,6 +162,7 @@ fn read(own: &[u8], chain: Vec<Vec<u8>>, root: String) -> Result<Attestation, At
         touch: touch_policy(touch),
         chain,
         root,
+        root_is_yubicos,
     })
 }
 

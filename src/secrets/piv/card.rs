@@ -19,12 +19,15 @@ use crate::{
 };
 
 /// The PIV applet's identifier.
-const APPLET: [u8; 5] = [0xa0, 0, 0, 3, 8];
+pub(super) const PIV_APPLET: [u8; 5] = [0xa0, 0, 0, 3, 8];
+/// Yubico's management applet, which every current YubiKey has.
+pub(super) const MANAGEMENT_APPLET: [u8; 8] = [0xa0, 0x00, 0x00, 0x05, 0x27, 0x47, 0x11, 0x17];
 /// The key reference of the PIN.
 const PIN: u8 = Reference::Pin as u8;
 /// The key reference of the management key.
-const MANAGEMENT: u8 = 0x9b;
-/// Yubico's administrative data: a flag says whether the management key is stored on the card, behind the PIN.
+pub(super) const MANAGEMENT: u8 = 0x9b;
+/// Yubico's administrative data: a flag says whether the management key is stored on the card, behind the PIN, and a salt
+/// is there if it is derived from the PIN (`PivmanData` in Yubico's yubikey-manager).
 const ADMIN_DATA: [u8; 3] = [0x5f, 0xff, 0x00];
 /// The flag for a stored management key in the administrative data.
 const MANAGEMENT_KEY_STORED: u8 = 0x02;
@@ -62,6 +65,28 @@ pub(super) struct Metadata {
     pub(super) origin: Origin,
 }
 
+/// What the card reports about its management key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ManagementKeyInfo {
+    /// The PIV algorithm identifier.
+    algorithm: u8,
+    /// When authentication with the key needs a touch.
+    pub(super) touch: TouchPolicy,
+    /// Whether the key is the factory's.
+    pub(super) is_factory: bool,
+}
+
+/// Where a management key that is not the factory's comes from, by the card's administrative data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ManagementKeySource {
+    /// The card stores the key behind its PIN.
+    Stored,
+    /// The key is derived from the PIN and a salt, which Yubico's tools did in former times.
+    DerivedFromPin,
+    /// The card does not say.
+    Unknown,
+}
+
 /// A card in a transaction, with its PIV applet selected.
 pub(super) struct Card<'a> {
     transaction: &'a mut dyn CardTransaction,
@@ -75,7 +100,7 @@ impl<'a> Card<'a> {
         let ask = |transaction: &mut dyn CardTransaction, name, ins, p1| {
             send(transaction, Command { name, ins, p1, p2: 0 }, &[])
         };
-        send(transaction, Command { name: "SELECT", ins: 0xa4, p1: 4, p2: 0 }, &APPLET)?;
+        select(transaction, &PIV_APPLET)?;
         let version = ask(transaction, "GET VERSION", 0xfd, 0)?;
         let firmware = version.first_chunk::<3>().copied().ok_or_else(|| malformed("GET VERSION"))?.into();
         let serial = ask(transaction, "GET SERIAL", 0xf8, 0)?;
@@ -128,9 +153,7 @@ impl<'a> Card<'a> {
 
     /// Selects another applet. The card then forgets the verified PIN and the authentication with the management key.
     pub(super) fn deselect(&mut self) -> CardResult<()> {
-        /// Yubico's management applet, which every current YubiKey has.
-        const MANAGEMENT_APPLET: [u8; 8] = [0xa0, 0x00, 0x00, 0x05, 0x27, 0x47, 0x11, 0x17];
-        self.send(Command { name: "SELECT", ins: 0xa4, p1: 4, p2: 0 }, &MANAGEMENT_APPLET).map(drop)
+        select(self.transaction, &MANAGEMENT_APPLET)
     }
 
     /// Makes the card forget that the PIN was verified.
@@ -198,14 +221,25 @@ impl<'a> Card<'a> {
         self.send(Command { name: "PUT DATA", ins: 0xdb, p1: 0x3f, p2: 0xff }, &data).map(drop)
     }
 
-    /// Authenticates this program and the card to each other with the management key (NIST SP 800-73-4 part 2 section
-    /// 3.2.4). Fails with [`TokenError::Config`] if the card has another management key.
-    pub(super) fn authenticate(&mut self, key: &ManagementKey) -> CardResult<()> {
+    /// What the card reports about its management key.
+    pub(super) fn management_key_info(&mut self) -> CardResult<ManagementKeyInfo> {
         let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: MANAGEMENT }, &[])?;
-        let algorithm = match find(&response, 0x01) {
-            Some([algorithm]) => *algorithm,
-            _ => return Err(malformed("GET METADATA")),
-        };
+        match (find(&response, 0x01), find(&response, 0x02)) {
+            (Some([algorithm]), Some([_, touch])) => Ok(ManagementKeyInfo {
+                algorithm: *algorithm,
+                // 0 is the default, which is never.
+                touch: touch_policy((*touch).max(1)),
+                is_factory: matches!(find(&response, 0x05), Some([1])),
+            }),
+            _ => Err(malformed("GET METADATA")),
+        }
+    }
+
+    /// Authenticates this program and the card to each other with the management key (NIST SP 800-73-4 part 2 section
+    /// 3.2.4). Waits for a touch if the key has a touch policy. Fails with [`TokenError::Config`] if the card has another
+    /// management key.
+    pub(super) fn authenticate(&mut self, info: ManagementKeyInfo, key: &ManagementKey) -> CardResult<()> {
+        let algorithm = info.algorithm;
         let command = Command { name: "GENERAL AUTHENTICATE", ins: 0x87, p1: algorithm, p2: MANAGEMENT };
         let response = self.send(command, &tlv(&[0x7c], &tlv(&[0x80], &[])))?;
         let witness = find_in(&response, 0x7c, 0x80).ok_or_else(|| malformed(command.name))?;
@@ -213,6 +247,12 @@ impl<'a> Card<'a> {
         let challenge = ManagementKey::challenge(witness.len())?;
         let answer = joined(&tlv(&[0x80], &witness), &tlv(&[0x81], &challenge));
         let response = match self.send(command, &tlv(&[0x7c], &answer)) {
+            Err(error) if error.is(Status::NOT_SATISFIED) && info.touch != TouchPolicy::Never => {
+                let reason = "no touch came within the 15 seconds that the card waits, or the card has another management \
+                              key; try again";
+                let operation = "authentication with the management key".into();
+                return Err(TokenError::Device { operation, reason: reason.into() }.into());
+            }
             Err(error) if error.is(Status::NOT_SATISFIED) || error.is(Status(0x6300)) => {
                 return Err(key.refused().into());
             }
@@ -231,16 +271,20 @@ impl<'a> Card<'a> {
         self.send(Command { name: "SET MANAGEMENT KEY", ins: 0xff, p1: 0xff, p2: 0xff }, &data).map(drop)
     }
 
-    /// Whether the card stores its management key behind its PIN.
-    pub(super) fn stores_management_key(&mut self) -> CardResult<bool> {
-        let Some(admin) = self.object(&ADMIN_DATA)? else { return Ok(false) };
+    /// Where a management key that is not the factory's comes from. Needs no PIN.
+    pub(super) fn management_key_source(&mut self) -> CardResult<ManagementKeySource> {
+        let Some(admin) = self.object(&ADMIN_DATA)? else { return Ok(ManagementKeySource::Unknown) };
         let flags = find_in(&admin, 0x80, 0x81).and_then(|flags| flags.first());
-        Ok(flags.is_some_and(|flags| flags & MANAGEMENT_KEY_STORED != 0))
+        Ok(match flags {
+            Some(flags) if flags & MANAGEMENT_KEY_STORED != 0 => ManagementKeySource::Stored,
+            _ if find_in(&admin, 0x80, 0x82).is_some() => ManagementKeySource::DerivedFromPin,
+            _ => ManagementKeySource::Unknown,
+        })
     }
 
     /// The management key that the card stores; none if it stores none. The PIN must be verified.
     pub(super) fn stored_management_key(&mut self) -> CardResult<Option<ManagementKey>> {
-        if !self.stores_management_key()? {
+        if self.management_key_source()? != ManagementKeySource::Stored {
             return Ok(None);
         }
         let Some(printed) = self.object(&PRINTED_INFORMATION)? else { return Ok(None) };
@@ -252,12 +296,11 @@ impl<'a> Card<'a> {
         self.put_object(&PRINTED_INFORMATION, &tlv(&[0x88], &tlv(&[0x89], key.as_bytes())))?;
         self.put_object(&ADMIN_DATA, &tlv(&[0x80], &tlv(&[0x81], &[MANAGEMENT_KEY_STORED])))
     }
+}
 
-    /// Whether the management key is the factory's.
-    pub(super) fn has_factory_management_key(&mut self) -> CardResult<bool> {
-        let response = self.send(Command { name: "GET METADATA", ins: 0xf7, p1: 0, p2: MANAGEMENT }, &[])?;
-        Ok(matches!(find(&response, 0x05), Some([1])))
-    }
+/// Selects an applet.
+pub(super) fn select(transaction: &mut dyn CardTransaction, applet: &[u8]) -> CardResult<()> {
+    send(transaction, Command { name: "SELECT", ins: 0xa4, p1: 4, p2: 0 }, applet).map(drop)
 }
 
 /// Both parts. The buffer never grows, since they may be secret.

@@ -5,8 +5,9 @@ use zeroize::Zeroizing;
 use super::{
     apdu::{CardResult, Command},
     card::{ATTESTATION_CERTIFICATE, Card, malformed},
+    certificate_object,
     policies::policies,
-    tlv::{find, find_in, tlv},
+    tlv::{find_in, tlv},
 };
 use crate::{
     crypto::SharedSecret,
@@ -91,9 +92,9 @@ impl Card<'_> {
     pub(super) fn attest(&mut self, slot: Slot) -> CardResult<(Vec<u8>, Vec<u8>)> {
         let statement = self.send(Command { name: "ATTEST", ins: 0xf9, p1: slot.number(), p2: 0 }, &[])?;
         let object = self.object(&ATTESTATION_CERTIFICATE)?;
-        let signer = object.as_deref().and_then(|object| find(object, 0x70)).ok_or_else(|| {
+        let signer = object.as_deref().and_then(|object| certificate_object::certificate(object)).ok_or_else(|| {
             TokenError::Unsupported("slot F9 has no certificate: its attestation key was replaced".into())
         })?;
-        Ok((statement.to_vec(), signer.to_vec()))
+        Ok((statement.to_vec(), signer.into_owned()))
     }
 }

@@ -22,7 +22,7 @@ use x509_cert::{
     time::Validity,
 };
 
-use super::tlv::{find, tlv};
+use super::{certificate_object, tlv::tlv};
 use crate::{
     keys::{Curve, PublicKey},
     secrets::{KeyUse, TokenError},
@@ -72,9 +72,19 @@ pub(super) fn write_deleted(public: &PublicKey) -> Result<Vec<u8>, TokenError> {
     object(public, DELETED, KeyUse::of(public.curve()))
 }
 
+/// Whether a slot's certificate object is one of [`write_deleted`], for whichever key.
+pub(super) fn marks_deleted(object: &[u8]) -> bool {
+    let certificate = certificate_object::certificate(object).and_then(|der| Certificate::from_der(&der).ok());
+    certificate.is_some_and(|certificate| {
+        let tbs = certificate.tbs_certificate();
+        let names = [(tbs.issuer(), ISSUER), (tbs.subject(), DELETED)];
+        names.into_iter().all(|(name, expected)| common_name(expected).is_ok_and(|expected| *name == expected))
+    })
+}
+
 /// Reads a slot's certificate object; none if it holds no readable certificate, or that of a key other than `public`.
 pub(super) fn read(object: &[u8], public: &PublicKey) -> Option<KeyDescription> {
-    let certificate = Certificate::from_der(find(object, 0x70)?).ok()?;
+    let certificate = Certificate::from_der(&certificate_object::certificate(object)?).ok()?;
     let tbs = certificate.tbs_certificate();
     let is_for_this_key = spki(public).ok()? == *tbs.subject_public_key_info();
     let name = tbs.subject().common_name().ok().flatten();
@@ -141,7 +151,9 @@ impl BuilderProfile for Profile {
             KeyUse::Signing => KeyUsages::DigitalSignature.into(),
             KeyUse::Both => KeyUsages::KeyAgreement | KeyUsages::DigitalSignature,
         };
-        Ok(vec![KeyUsage(usage).to_extension(tbs.subject(), &[])?])
+        // Not critical, although RFC 5280 section 4.2.1.3 would have it so: nobody verifies this certificate, and
+        // age-plugin-yubikey 0.5.1 hides the key of a certificate with a critical extension.
+        Ok(vec![Extension { critical: false, ..KeyUsage(usage).to_extension(tbs.subject(), &[])? }])
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     management_key::ManagementKey,
     options::OpenOptions,
     touch::Touches,
-    transport::{CardTransaction, Readers, Transport},
+    transport::{CardTransaction, Readers, Transport, TransportError},
     uri::Uri,
 };
 use crate::secrets::{
@@ -52,9 +52,22 @@ pub(super) struct State {
 pub(super) struct SlotKey {
     pub(super) slot: Slot,
     pub(super) algorithm: u8,
+    /// For a program that presents the PIN: a fingerprint instead is not asked for.
     pub(super) pin: PinPolicy,
     pub(super) touch: TouchPolicy,
     pub(super) held: HeldKey,
+}
+
+/// The description of a YubiKey, without its firmware.
+pub(super) fn describe(serial: u32) -> TokenInfo {
+    TokenInfo {
+        label: format!("YubiKey {serial}"),
+        serial: serial.to_string(),
+        manufacturer: "Yubico".into(),
+        model: "YubiKey PIV".into(),
+        firmware: String::new(),
+        longest_eddsa: Some(MAX_EDDSA_INPUT),
+    }
 }
 
 impl YubiKey {
@@ -73,14 +86,7 @@ impl YubiKey {
                 Firmware::METADATA
             )));
         }
-        let info = TokenInfo {
-            label: format!("YubiKey {serial}"),
-            serial: serial.to_string(),
-            manufacturer: "Yubico".into(),
-            model: "YubiKey PIV".into(),
-            firmware: firmware.to_string(),
-            longest_eddsa: Some(MAX_EDDSA_INPUT),
-        };
+        let info = TokenInfo { firmware: firmware.to_string(), ..describe(serial) };
         let token = Self {
             name: options.name.as_deref().unwrap_or(&info.label).into(),
             guard: options.pin_guard.as_deref().map(|folder| PinGuard::new(folder, &info)),
@@ -117,7 +123,7 @@ impl YubiKey {
         loop {
             let (mut transport, is_new) = match state.transport.take() {
                 Some(transport) => (transport, false),
-                None => (self.readers.connect(Some(self.serial))?, true),
+                None => (self.reconnect()?, true),
             };
             let mut work_began = false;
             let mut result = None;
@@ -145,10 +151,45 @@ impl YubiKey {
                 (Err(error), _) => error,
                 (Ok(()), None) => return Err(TokenError::Away("the card did not answer".into())),
             };
-            // The transport is dropped, whatever was wrong with it. The next transaction connects again.
-            if work_began || is_new {
+            // The transport is dropped, whatever was wrong with it. The next transaction connects again. Another program
+            // that uses the card was waited for already.
+            if work_began || is_new || matches!(lost, TransportError::InUse(_)) {
                 return Err(lost.into());
             }
+        }
+    }
+
+    /// Checks that the card is still inserted, unless another thread uses it. Nothing is sent to the card.
+    pub(super) fn check_inserted(&self) -> Result<(), TokenError> {
+        let Ok(state) = self.state.try_lock() else { return Ok(()) };
+        // Without a connection, the next operation connects.
+        match &state.transport {
+            Some(transport) => Ok(transport.check_inserted()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Connects to the card again. It was served before, so what makes it unusable now may pass.
+    fn reconnect(&self) -> Result<Box<dyn Transport>, TokenError> {
+        self.readers.connect(Some(self.serial)).map_err(|error| match error {
+            TransportError::Unusable(reason) => TokenError::Away(reason),
+            error => error.into(),
+        })
+    }
+
+    /// Makes the card forget that its PIN was verified. A card that was removed has forgotten it.
+    ///
+    /// # Errors
+    /// [`TokenError::Away`] if the card is inserted and another program uses it: its PIN may still be verified.
+    pub(super) fn log_out(&self, state: &mut State) -> Result<(), TokenError> {
+        let reason = match self.transaction(state, |card| card.log_out()) {
+            Err(TokenError::Away(reason)) => reason,
+            result => return result,
+        };
+        match self.readers.connect(Some(self.serial)) {
+            Err(TransportError::Away(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(TokenError::Away(reason)),
         }
     }
 
@@ -172,6 +213,7 @@ impl YubiKey {
         let Some(Metadata { public: Some(public), algorithm, pin, touch, origin }) = card.metadata(slot)? else {
             return Ok(None);
         };
+        let pin = pin.by_pin();
         let description = card.certificate(slot)?.and_then(|object| certificate::read(&object, &public));
         if description.as_ref().is_some_and(|description| description.deleted) {
             return Ok(None);
@@ -210,8 +252,17 @@ impl YubiKey {
         Ok((tries.state(), tries.left))
     }
 
+    /// Makes the card forget that its PIN was verified. A later operation presents the PIN again; nothing is recorded, as
+    /// [`Custodian::lock`](crate::secrets::Custodian::lock) would.
+    ///
+    /// # Errors
+    /// [`TokenError::Device`] if the card does not answer, and [`TokenError::Away`] if another program uses it.
+    pub fn forget_pin(&self) -> Result<(), TokenError> {
+        self.log_out(&mut self.lock_state())
+    }
+
     /// The YubiKey's form factor, from the attestation of a key that was generated on the card; none if the card holds
-    /// no such key.
+    /// no such key, or attests none because the attestation key in slot F9 was replaced.
     ///
     /// Asking the card itself would select another applet, and the card would forget that its PIN was verified.
     ///
@@ -221,7 +272,10 @@ impl YubiKey {
         let state = &mut *self.lock_state();
         let keys = self.read_slots(state)?;
         let Some(generated) = keys.iter().find(|key| key.held.origin == Origin::Generated) else { return Ok(None) };
-        let (certificate, _) = self.transaction(state, |card| card.attest(generated.slot))?;
-        Ok(attestation::form_factor(&certificate))
+        self.transaction(state, |card| match card.attest(generated.slot) {
+            Ok((certificate, _)) => Ok(attestation::form_factor(&certificate)),
+            Err(CardError::Status(..) | CardError::Token(_)) => Ok(None),
+            Err(error) => Err(error),
+        })
     }
 }

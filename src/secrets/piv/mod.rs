@@ -13,16 +13,23 @@
 mod algorithm;
 mod apdu;
 mod attestation;
+mod attestation_error;
 mod card;
 mod card_keys;
 mod certificate;
+mod certificate_object;
 mod device;
+mod examine;
 mod form_factor;
+mod identity;
+mod key_history;
 mod manage;
 mod management_key;
 mod operate;
 mod options;
+mod pcsc_card;
 mod policies;
+mod polkit;
 mod readers;
 mod setup;
 mod tlv;
@@ -33,11 +40,16 @@ mod unlock;
 mod uri;
 
 pub use algorithm::Firmware;
-pub use attestation::{Attestation, AttestationError};
+pub use attestation::Attestation;
+pub use attestation_error::AttestationError;
 pub use device::YubiKey;
+pub use examine::{
+    AlgorithmExamination, CardExamination, ExaminationError, KnownAnswer, PinPolicyExamination, Refusal, SlotAfter,
+};
 pub use form_factor::FormFactor;
 pub use options::OpenOptions;
-pub use readers::PcscReaders;
+pub use readers::{InsertedYubiKeys, PassedOver, PcscReaders};
 pub use touch::TouchPrompt;
 pub use transport::{CardTransaction, Readers, Transport, TransportError};
+pub use unlock::WHEN_LOCKED;
 pub use uri::{Uri, UriError};

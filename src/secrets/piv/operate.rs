@@ -1,6 +1,6 @@
 //! What a key does on the card: key agreement, with KDF and key wrap in this process, and signing.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use p256::ecdsa::DerSignature;
 use sha2::{Digest, Sha256};
@@ -11,18 +11,14 @@ use super::{
     apdu::{CardError, CardResult, Status},
     card::Card,
     device::{SlotKey, State, YubiKey},
-    touch::TouchPrompt,
+    touch::{CACHED_TOUCH, TouchPrompt},
     unlock::UnlockedCard,
 };
 use crate::{
     crypto::{self, Cek, EncryptedKey, EphemeralKey, KdfInfo, SharedSecret},
-    keys::{PublicKey, SignatureAlgorithm},
+    keys::{Curve, PublicKey, SignatureAlgorithm},
     secrets::{PinPolicy, Purpose, TokenError, TouchPolicy, UnwrapRequest, WrapRequest},
 };
-
-/// How long a touch counts for a key with touch policy `cached`. The card allows 15 seconds; one second is a margin for
-/// the transmission.
-const CACHED_TOUCH: Duration = Duration::from_secs(14);
 
 /// Unwraps a content key: the card does ECDH with `epk` (for ECDH-1PU also with the sender's key), and this process
 /// does the KDF and the key unwrap.
@@ -87,16 +83,21 @@ pub(super) fn sign(
     let output = token.with_key(state, key, purpose, |unlocked| {
         use_once(token, unlocked, key, (1, 1, purpose), |card| card.sign(key.slot, key.algorithm, card_input))
     })?;
-    let signature = match public.curve().signature_algorithm() {
-        Some(SignatureAlgorithm::Es256) => DerSignature::try_from(&output[..])
-            .and_then(p256::ecdsa::Signature::try_from)
-            .map(|signature| signature.to_bytes().to_vec())
-            .map_err(|_| TokenError::KnownAnswer("the card returned an ECDSA signature that is not DER".into()))?,
-        _ => output.to_vec(),
-    };
+    let signature = signature_of(public.curve(), &output)?;
     match crypto::verify(public, input, &signature) {
         Ok(()) => Ok(signature),
         Err(_) => Err(TokenError::KnownAnswer("the card returned a signature that does not verify".into())),
+    }
+}
+
+/// The card's signature in the form of JWS.
+pub(super) fn signature_of(curve: Curve, output: &[u8]) -> Result<Vec<u8>, TokenError> {
+    match curve.signature_algorithm() {
+        Some(SignatureAlgorithm::Es256) => DerSignature::try_from(output)
+            .and_then(p256::ecdsa::Signature::try_from)
+            .map(|signature| signature.to_bytes().to_vec())
+            .map_err(|_| TokenError::KnownAnswer("the card returned an ECDSA signature that is not DER".into())),
+        _ => Ok(output.to_vec()),
     }
 }
 
@@ -155,7 +156,7 @@ fn use_once<T>(
     let prompt = match key.touch {
         TouchPolicy::Never => None,
         TouchPolicy::Always => Some((number, of)),
-        TouchPolicy::Cached if token.touches().was_touched_within(key.slot, CACHED_TOUCH) => None,
+        TouchPolicy::Cached if token.touches().was_touched_within(key.slot.number(), CACHED_TOUCH) => None,
         // One touch is enough for all uses that follow.
         TouchPolicy::Cached => Some((1, 1)),
     };
@@ -167,7 +168,7 @@ fn use_once<T>(
             let prompt = TouchPrompt { serial: token.serial, number, of, is_reminder: false, purpose };
             let result = token.touches().prompt_during(prompt, || work(card));
             if result.is_ok() {
-                token.touches().record(key.slot, Instant::now());
+                token.touches().record(key.slot.number(), Instant::now());
             }
             result
         }

@@ -9,6 +9,8 @@ pub(super) fn policies(pin: PinPolicy, touch: TouchPolicy) -> Vec<u8> {
         PinPolicy::Never => 1,
         PinPolicy::Once => 2,
         PinPolicy::Always => 3,
+        PinPolicy::MatchOnce => 4,
+        PinPolicy::MatchAlways => 5,
     };
     let touch = match touch {
         TouchPolicy::Never => 1,
@@ -25,6 +27,8 @@ pub(super) fn pin_policy(number: u8) -> PinPolicy {
     match number {
         1 => PinPolicy::Never,
         2 => PinPolicy::Once,
+        4 => PinPolicy::MatchOnce,
+        5 => PinPolicy::MatchAlways,
         _ => PinPolicy::Always,
     }
 }

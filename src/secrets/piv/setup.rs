@@ -5,8 +5,9 @@ use super::{
     apdu::{CardError, CardResult, Status},
     card::{Card, Reference, padded},
     device::YubiKey,
-    manage::{forget_authentication, is_slot_free},
+    manage::{check_is_stored, forget_authentication, is_slot_free},
     management_key::ManagementKey,
+    unlock::WHEN_LOCKED,
 };
 use crate::secrets::{Slot, Token, TokenError, pin::Pin};
 
@@ -70,7 +71,7 @@ impl YubiKey {
         card.verify(&factory_pin)?;
         if codes.management_key {
             let key = ManagementKey::random()?;
-            card.authenticate(&ManagementKey::factory())?;
+            self.authenticate(card, &ManagementKey::factory())?;
             // The key is stored before it is set. Otherwise an interruption could leave the card with a management key
             // that nobody knows.
             card.store_management_key(&key)?;
@@ -80,7 +81,7 @@ impl YubiKey {
         let stored = card.stored_management_key()?.ok_or_else(|| {
             TokenError::KnownAnswer("the card does not return the management key that was stored on it".into())
         })?;
-        card.authenticate(&stored)?;
+        self.authenticate(card, &stored)?;
         if codes.puk {
             card.change(Reference::Puk, &Pin::new(FACTORY_PUK), puk).map_err(explain_refusal)?;
         }
@@ -96,15 +97,23 @@ fn check_factory_state(card: &mut Card<'_>) -> CardResult<FactoryCodes> {
             return not_fresh(format!("the card holds keys or certificates: slot {slot} is not empty"));
         }
     }
-    if !card.tries(Reference::Pin)?.is_factory {
+    let (pin, puk) = (card.tries(Reference::Pin)?, card.tries(Reference::Puk)?);
+    if !pin.is_factory {
         return not_fresh("the card has a PIN of its own already: it is in use, and can be used as it is".into());
     }
-    let codes = FactoryCodes {
-        management_key: card.has_factory_management_key()?,
-        puk: card.tries(Reference::Puk)?.is_factory,
-    };
-    if !codes.management_key && !card.stores_management_key()? {
-        return not_fresh("the card has a management key of its own and does not store it behind its PIN".into());
+    // A set-up needs both codes, and would stop half-way.
+    if puk.left == 0 {
+        let also = if pin.left == 0 { "its PIN and its PUK are locked" } else { "its PUK is locked" };
+        return not_fresh(format!(
+            "{also}: the card holds no keys, and `ykman piv reset` gives it its factory settings"
+        ));
+    }
+    if pin.left == 0 {
+        return not_fresh(format!("its PIN is locked: {}", WHEN_LOCKED));
+    }
+    let codes = FactoryCodes { management_key: card.management_key_info()?.is_factory, puk: puk.is_factory };
+    if !codes.management_key {
+        check_is_stored(card.management_key_source()?)?;
     }
     Ok(codes)
 }

@@ -1,16 +1,19 @@
 //! A YubiKey as a [`Token`]: which operation uses which key.
 
 use super::{
-    device::{SlotKey, State, YubiKey},
+    card::Card,
+    device::{SlotKey, State, YubiKey, describe},
     operate,
     options::OpenOptions,
-    transport::Readers,
-    uri::UriError,
+    transport::{Readers, Transport, TransportError},
+    uri::{Uri, UriError},
 };
 use crate::{
     crypto::{Cek, EncryptedKey},
     keys::PublicKey,
-    secrets::{Custodian, HeldKey, KeyUse, Purpose, Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest},
+    secrets::{
+        Custodian, HeldKey, KeyUse, Purpose, Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest, pin::PinGuard,
+    },
 };
 
 impl OpenOptions {
@@ -22,7 +25,7 @@ impl OpenOptions {
     /// - [`TokenError::Away`]: the YubiKey is not inserted, or the PC/SC service does not run.
     /// - [`TokenError::Unsupported`]: its firmware is older than 5.3.
     pub fn open(self, uri: &str, readers: impl Readers + 'static) -> Result<YubiKey, TokenError> {
-        let uri = uri.parse().map_err(|error: UriError| TokenError::Config(format!("the YubiKey's URI: {error}")))?;
+        let uri = parse(uri)?;
         let confirmed = self.confirmed;
         let token = YubiKey::connect(uri, self, Box::new(readers))?;
         if confirmed {
@@ -30,6 +33,44 @@ impl OpenOptions {
         }
         Ok(token)
     }
+
+    /// Locks the YubiKey that a `yubikey:` URI names: no program that shares [`pin_guard`](Self::pin_guard) uses its PIN until
+    /// a person unlocks it. Then has the card forget that its PIN was verified. If the URI has the serial number, the YubiKey
+    /// is locked also if it is not inserted, or if another program uses it.
+    ///
+    /// Returns why the card may still have its PIN verified; `None` if it has not.
+    ///
+    /// # Errors
+    /// [`TokenError::Config`] if the URI is wrong or no folder for the guard is set, [`TokenError::Pin`] if the lock cannot be
+    /// recorded. Without a serial number also those of [`open`](Self::open).
+    pub fn lock(self, uri: &str, readers: impl Readers + 'static) -> Result<Option<TokenError>, TokenError> {
+        let Some(folder) = self.pin_guard.clone() else {
+            return Err(TokenError::Config(
+                "locking a YubiKey for all programs needs the folder of the PIN guard".into(),
+            ));
+        };
+        let uri = parse(uri)?;
+        let Some(serial) = uri.serial else {
+            return YubiKey::connect(uri, self, Box::new(readers))?.lock().map(|()| None);
+        };
+        PinGuard::new(&folder, &describe(serial)).record_locked_by_person()?;
+        Ok(match readers.connect(Some(serial)) {
+            // A card that was removed has forgotten its PIN.
+            Err(TransportError::Away(_)) => None,
+            Err(error) => Some(error.into()),
+            Ok(mut card) => log_out(&mut *card).err(),
+        })
+    }
+}
+
+fn parse(uri: &str) -> Result<Uri, TokenError> {
+    uri.parse().map_err(|error: UriError| TokenError::Config(format!("the YubiKey's URI: {error}")))
+}
+
+fn log_out(card: &mut dyn Transport) -> Result<(), TokenError> {
+    let mut forgot = Ok(());
+    card.transaction(&mut |transaction| forgot = Card::select(transaction).and_then(|mut card| card.log_out()))?;
+    Ok(forgot?)
 }
 
 impl YubiKey {
@@ -61,6 +102,11 @@ impl Token for YubiKey {
     /// Each connection to a card that was lost is made anew, with a new PC/SC context.
     fn may_need_new_process(&self) -> bool {
         false
+    }
+
+    /// Sends nothing to the card: on firmware 5.3.1 the question whether the PIN is verified would undo it.
+    fn probe(&self) -> Result<(), TokenError> {
+        self.check_inserted()
     }
 
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {

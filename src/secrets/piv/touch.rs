@@ -7,10 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::secrets::{Purpose, Slot, person::while_asked};
+use crate::secrets::{Purpose, person::while_asked};
 
 /// The time until the reminder. The card waits for 15 seconds.
 const REMIND_AFTER: Duration = Duration::from_secs(5);
+/// How long a touch counts for a key with touch policy `cached`. The card allows 15 seconds; one second is a margin for
+/// the transmission.
+pub(super) const CACHED_TOUCH: Duration = Duration::from_secs(14);
 /// A card that waits longer for a touch has hung.
 const TOUCH_LIMIT: Duration = Duration::from_secs(20);
 
@@ -36,7 +39,8 @@ type PromptFunction = Arc<dyn Fn(&TouchPrompt) + Send + Sync>;
 #[derive(Clone, Default)]
 pub(super) struct Touches {
     prompt: Option<PromptFunction>,
-    last_touches: Arc<Mutex<HashMap<Slot, Instant>>>,
+    /// By the number of the key's slot; the management key has one too.
+    last_touches: Arc<Mutex<HashMap<u8, Instant>>>,
 }
 
 impl Touches {
@@ -63,21 +67,21 @@ impl Touches {
     }
 
     /// Records a touch for the key in a slot.
-    pub(super) fn record(&self, slot: Slot, when: Instant) {
+    pub(super) fn record(&self, slot: u8, when: Instant) {
         self.last_touches().insert(slot, when);
     }
 
     /// Forgets the touch for a slot whose key was replaced.
-    pub(super) fn forget(&self, slot: Slot) {
+    pub(super) fn forget(&self, slot: u8) {
         self.last_touches().remove(&slot);
     }
 
     /// Whether the key in a slot was touched within the last `time`.
-    pub(super) fn was_touched_within(&self, slot: Slot, time: Duration) -> bool {
+    pub(super) fn was_touched_within(&self, slot: u8, time: Duration) -> bool {
         self.last_touches().get(&slot).is_some_and(|last| last.elapsed() < time)
     }
 
-    fn last_touches(&self) -> MutexGuard<'_, HashMap<Slot, Instant>> {
+    fn last_touches(&self) -> MutexGuard<'_, HashMap<u8, Instant>> {
         self.last_touches.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

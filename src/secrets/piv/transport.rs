@@ -10,6 +10,12 @@ pub trait Transport: Send {
     /// # Errors
     /// The transaction could not begin. `work` was not called.
     fn transaction(&mut self, work: &mut dyn FnMut(&mut dyn CardTransaction)) -> Result<(), TransportError>;
+
+    /// Whether the card is still inserted. Sends nothing to the card, and does not wait for other programs that use it.
+    ///
+    /// # Errors
+    /// [`TransportError::Away`] if the card was removed, or the PC/SC service does not answer.
+    fn check_inserted(&self) -> Result<(), TransportError>;
 }
 
 /// A card in a transaction.
@@ -27,6 +33,8 @@ pub trait Readers: Send + Sync {
     ///
     /// # Errors
     /// [`TransportError::Away`] if it is not inserted; the error lists the YubiKeys that are.
+    /// [`TransportError::InUse`] if another program uses it, or a YubiKey that may be it.
+    /// [`TransportError::Unusable`] if it is inserted and its firmware or its settings do not suffice.
     /// [`TransportError::Ambiguous`] if several are inserted and `serial` is none.
     fn connect(&self, serial: Option<u32>) -> Result<Box<dyn Transport>, TransportError>;
 }
@@ -38,13 +46,26 @@ pub enum TransportError {
     /// The card is not inserted, or was removed.
     #[error("{0}")]
     Away(String),
-    /// Another program has exclusive access to the card.
+    /// Another program has exclusive access to the card, or is in a transaction with it. Try again.
     #[error("{0}")]
     InUse(String),
+    /// The card is no YubiKey that can be used: its firmware is too old, or its PIV applet is switched off.
+    #[error("{0}")]
+    Unusable(String),
+    /// The PC/SC service does not let this user use smart cards.
+    #[error("{0}")]
+    Denied(String),
     /// Another program reset the card, or the connection broke. Connect again.
     #[error("{0}")]
     Reset(String),
     /// Several cards are inserted, and no serial number was given.
     #[error("{0}")]
     Ambiguous(String),
+}
+
+impl TransportError {
+    /// Whether the card may answer another time, and so may be any card until then.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::InUse(_) | Self::Reset(_))
+    }
 }

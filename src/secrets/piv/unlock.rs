@@ -15,6 +15,10 @@ use crate::secrets::{
     pin::{PinAccess, PinAttempt, PinOutcome, PinState, TriesLeft},
 };
 
+/// What a person does about the locked PIN of a YubiKey, for a message.
+pub const WHEN_LOCKED: &str = "set a new PIN with the PUK: `ykman piv access unblock-pin`. If the PUK is locked too, `ykman piv reset` erases the \
+     YubiKey and all its keys";
+
 /// A card that may be used in this transaction.
 pub(super) struct UnlockedCard<'c, 'x> {
     pub(super) card: &'c mut Card<'x>,
@@ -84,7 +88,8 @@ impl YubiKey {
                 PinPolicy::Never => true,
                 PinPolicy::Once if !confirmed && can_ask => card.is_verified()?,
                 PinPolicy::Once => !confirmed && may_begin_without_pin,
-                PinPolicy::Always => false,
+                // `SlotKey` has the policy by PIN, so the last two do not come here.
+                PinPolicy::Always | PinPolicy::MatchOnce | PinPolicy::MatchAlways => false,
             };
             if begins {
                 let mut unlocked = UnlockedCard { card, verify_each_use: None, just_verified: false };
@@ -153,6 +158,7 @@ impl YubiKey {
             base_dir: self.options.base_dir.as_deref(),
             prompt: self.options.prompt.as_ref(),
             has_pin_pad: false,
+            when_locked: WHEN_LOCKED,
             guard: self.guard.as_ref(),
         }
     }

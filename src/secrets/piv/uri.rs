@@ -25,8 +25,11 @@ pub enum UriError {
     /// The URI does not begin with `yubikey:`.
     #[error("it does not begin with \"yubikey:\"")]
     Scheme,
-    /// An attribute that is unknown in this part of the URI.
-    #[error("{0:?} is unknown here: the attributes are serial and slot before the \"?\", and pin-source after it")]
+    /// An attribute that is unknown in this part of the URI, by its name. The name of one without `=` is empty: it may be a PIN.
+    #[error(
+        "{}: the attributes are serial and slot before the \"?\", and pin-source after it",
+        if .0.is_empty() { "an attribute has no \"=\"".into() } else { format!("{:?} is unknown here", .0) }
+    )]
     Unknown(String),
     /// An attribute that is given twice.
     #[error("the attribute {0:?} is given twice")]
@@ -81,9 +84,10 @@ impl FromStr for Uri {
     }
 }
 
-/// The error quotes only the name: the value may be a PIN.
+/// The error quotes only the name: the value may be a PIN, and so may a text without a name.
 fn unknown(attribute: &str) -> UriError {
-    UriError::Unknown(attribute.split('=').next().unwrap_or_default().chars().take(32).collect())
+    let name = attribute.split_once('=').map_or("", |(name, _)| name);
+    UriError::Unknown(name.chars().take(32).collect())
 }
 
 fn set_once<T>(attribute: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
@@ -126,6 +130,8 @@ mod tests {
         assert_eq!(parse("pkcs11:serial=1"), UriError::Scheme);
         assert_eq!(parse("yubikey:serial=1;serial=2"), UriError::Duplicate("serial"));
         assert!(matches!(parse("yubikey:serial=-1"), UriError::Value("serial", _)));
+        assert_eq!(parse("yubikey:?471108"), UriError::Unknown(String::new()), "it may be a PIN");
+        assert!(parse("yubikey:?471108").to_string().starts_with("an attribute has no \"=\": "));
         assert!(matches!(parse("yubikey:slot=f9"), UriError::Value("slot", _)));
         assert_eq!(parse("yubikey:pin-source=pinentry"), UriError::Unknown("pin-source".into()));
         let error = parse("yubikey:?pin-value=471108");

@@ -92,11 +92,16 @@ impl CallFailure {
             Error::NullFunctionPointer | Error::NotSupported | Error::MissingSymbol(_) => {
                 Self { operation, code: "the module has no such function".into(), kind: FailureKind::Unsupported }
             }
+            // A secret that a token has made, and that is empty or too short.
+            Error::InvalidValue => Self { operation, code: WRONG_LENGTH.into(), kind: FailureKind::Device },
             // An error of cryptoki itself. None of its messages contains a secret.
             other => Self { operation, code: other.to_string(), kind: FailureKind::Device },
         }
     }
 }
+
+/// The code of a value of the wrong length.
+const WRONG_LENGTH: &str = "the value has a wrong length";
 
 /// The kind of a code.
 fn kind(code: &RvError) -> FailureKind {
@@ -307,6 +312,16 @@ impl CallError {
             }
             other => other,
         }
+    }
+
+    /// Whether the token has made a secret of the wrong length, which is a wrong answer.
+    pub(super) fn is_wrong_length(&self) -> bool {
+        matches!(self, CallError::Call(failure) if failure.code == WRONG_LENGTH)
+    }
+
+    /// Whether the token says that the key's attributes do not permit the operation.
+    pub(super) fn is_not_permitted(&self) -> bool {
+        matches!(self, CallError::Call(failure) if failure.code == name(&RvError::KeyFunctionNotPermitted))
     }
 
     /// The kind of a failed call; none for an error of the layer above.

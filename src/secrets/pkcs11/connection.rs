@@ -9,9 +9,9 @@ use cryptoki::slot::Slot;
 
 use super::{
     agree::Driver,
-    ckr::{CallResult, During, FailureKind},
+    ckr::{CallError, CallResult, During, FailureKind},
     lock_watch::LockWatch,
-    login::Login,
+    login::{Login, is_logged_in},
     module::Module,
     options::OpenOptions,
     profile::Profile,
@@ -45,6 +45,9 @@ impl Connection {
         let current_slot = module.find_token(&uri)?;
         let profile = options.profile_for(&module.manufacturer, &current_slot.1.info)?;
         let name = options.name.clone().unwrap_or_else(|| current_slot.1.info.label.clone());
+        if !uri.unused.is_empty() {
+            tracing::warn!(token = name, attributes = uri.unused.join(", "), "attributes of the URI have no effect");
+        }
         let confirmed = options.confirmed;
         let connection = Self {
             name: name.into(),
@@ -82,6 +85,32 @@ impl Connection {
     pub(super) fn lease(&self) -> CallResult<SessionLease<'_>> {
         let lease = self.pool.lease();
         if lease.session.is_some() { Ok(lease) } else { self.open_in(lease) }
+    }
+
+    /// Asks an idle session whether the token is still there, with `ask`. No session is opened, and no PIN is presented.
+    /// Returns `Ok` without a question if no session is open, or each is in use.
+    pub(super) fn probe(&self, ask: impl FnOnce(&OpenSession) -> CallResult<()>) -> CallResult<()> {
+        self.check_not_locked_by_person()?;
+        let lease = self.pool.lease_idle();
+        let Some(session) = lease.as_ref().and_then(|lease| lease.session.as_ref()) else { return Ok(()) };
+        let is_there = match self.login_required() && !is_logged_in(&session.handle)? {
+            true => Err(CallError::logged_out()),
+            false => ask(session),
+        };
+        match is_there {
+            // The next operation asks the person for the PIN. Until then it is enough that the token is there.
+            Err(error) if error.may_succeed_in_new_session() && self.asks_a_person() => {
+                self.module.find_token(&self.uri)?;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Whether a person is asked for the PIN, or enters it on the token's own pad.
+    fn asks_a_person(&self) -> bool {
+        let has_pin_pad = lock(&self.current_slot).1.has_pin_pad;
+        has_pin_pad || self.options.pin.asks_a_person(self.uri.pin(), self.options.prompt.as_ref())
     }
 
     /// Opens a session in a lease that has none.
@@ -138,8 +167,7 @@ impl Connection {
     }
 
     fn login<'a>(&'a self, token: &'a SlotToken) -> Login<'a> {
-        Login::new(&self.module, token, &self.uri, &self.options)
-            .with_report_of_wrong_pins(self.profile.reports_wrong_pin)
+        Login::new(&self.module, token, &self.uri, &self.options).with_profile(&self.profile)
     }
 
     /// Logs out all sessions of this process and closes the idle ones of the pool. Those in use end with

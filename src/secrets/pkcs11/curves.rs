@@ -2,6 +2,7 @@
 
 use cryptoki::{mechanism::Mechanism, object::KeyType};
 
+use super::der;
 use crate::keys::{Curve, PublicKey};
 
 /// How a peer's point is encoded for the token (PKCS#11 v3.1 section 6.3.19: raw must be accepted, DER may be).
@@ -29,13 +30,38 @@ pub(super) fn ec_params(curve: Curve) -> &'static [u8] {
 /// X25519 as a PrintableString, which PKCS#11 3.0 allows too. ykcs11 accepts no other form.
 pub(super) const X25519_NAME: &[u8] = b"\x13\x0acurve25519";
 
-/// The curve that a token's CKA_EC_PARAMS name: an OID, or the PrintableString that PKCS#11 3.0 allows and
-/// ykcs11 writes.
+/// The curve that a token's CKA_EC_PARAMS name: by an OID, or by a name, which PKCS#11 3.0 allows as a PrintableString
+/// and ykcs11 and pkcs11-tool write. The names are those of RFC 8032, RFC 7748, SEC 2, ANSI X9.62, NIST and RFC 8410.
 pub(super) fn curve(params: &[u8]) -> Option<Curve> {
-    match params {
-        b"\x13\x0cedwards25519" => Some(Curve::Ed25519),
-        X25519_NAME => Some(Curve::X25519),
-        oid => Curve::ALL.into_iter().find(|curve| ec_params(*curve) == oid),
+    const STRINGS: [u8; 3] = [0x0c, 0x13, 0x16]; // UTF8String, PrintableString, IA5String
+    let (tag, content, _) = der::value(params).filter(|(_, _, rest)| rest.is_empty())?;
+    let is_named = |names: &[&str]| {
+        let text = std::str::from_utf8(content).unwrap_or_default();
+        STRINGS.contains(&tag) && names.iter().any(|name| name.eq_ignore_ascii_case(text))
+    };
+    match (tag, content) {
+        // OIDs of before RFC 8410: OpenSC's for OpenPGP cards, and what pkcs11-tool 0.23 writes for EC:Ed25519.
+        (der::OBJECT_IDENTIFIER, b"\x2b\x06\x01\x04\x01\xda\x47\x0f\x01") => Some(Curve::Ed25519),
+        (der::OBJECT_IDENTIFIER, b"\x2b\x06\x01\x04\x01\x97\x55\x01\x05\x01") => Some(Curve::X25519),
+        (der::OBJECT_IDENTIFIER, oid) => Curve::ALL.into_iter().find(|curve| &ec_params(*curve)[2..] == oid),
+        _ if is_named(&["edwards25519", "Ed25519"]) => Some(Curve::Ed25519),
+        _ if is_named(&["curve25519", "X25519"]) => Some(Curve::X25519),
+        _ if is_named(&["secp256r1", "prime256v1", "P-256"]) => Some(Curve::P256),
+        _ if is_named(&["secp384r1", "P-384"]) => Some(Curve::P384),
+        _ if is_named(&["secp521r1", "P-521"]) => Some(Curve::P521),
+        _ if is_named(&["secp256k1"]) => Some(Curve::Secp256k1),
+        _ => None,
+    }
+}
+
+/// CKA_EC_PARAMS that name no curve of ours, in words.
+pub(super) fn describe_params(params: &[u8]) -> String {
+    match der::value(params) {
+        Some((der::OBJECT_IDENTIFIER, oid, _)) => der::dotted(oid).unwrap_or_else(|| "a malformed OID".to_owned()),
+        Some((der::SEQUENCE, ..)) => "explicit parameters".to_owned(),
+        Some((0x0c | 0x13 | 0x16, name, _)) => format!("{:?}", String::from_utf8_lossy(&name[..name.len().min(32)])),
+        _ if params.is_empty() => "no parameters".to_owned(),
+        _ => "malformed parameters".to_owned(),
     }
 }
 
@@ -52,24 +78,24 @@ pub(super) fn generation_mechanism(key_type: KeyType) -> Mechanism<'static> {
 ///
 /// The specification wants a DER OCTET STRING for NIST curves and raw bytes for the 25519 curves. Kryoptic 1.5.4
 /// follows the specification. SoftHSM 2.6.1 writes an OCTET STRING for both kinds of curve. Other tokens write a BIT
-/// STRING or raw points.
+/// STRING, raw points, two OCTET STRINGs in each other, a SubjectPublicKeyInfo, or the coordinates alone.
 pub(super) fn read_point(curve: Curve, point: &[u8]) -> Option<PublicKey> {
+    let key = |point: &[u8]| PublicKey::from_bytes(curve, point).ok();
+    let octets = |bytes| der::whole(der::OCTET_STRING, bytes);
     // The raw form is tried first: a compressed one is never as long as its DER form, so they cannot be confused.
-    PublicKey::from_bytes(curve, point)
-        .ok()
-        .or_else(|| PublicKey::from_bytes(curve, der(0x04, point)?).ok())
-        .or_else(|| PublicKey::from_bytes(curve, der(0x03, point)?.strip_prefix(&[0])?).ok())
+    key(point)
+        .or_else(|| key(octets(point)?))
+        .or_else(|| key(der::bit_string(point)?))
+        .or_else(|| key(octets(octets(point)?)?))
+        .or_else(|| read_public_key_info(point).filter(|found| found.curve() == curve))
+        .or_else(|| key(&[&[4], point].concat()).filter(|_| point.len() == 2 * curve.coordinate_length()))
 }
 
-/// The content of the DER value with `tag`, if that value is the whole of `bytes`. The content has at most 255 bytes.
-fn der(tag: u8, bytes: &[u8]) -> Option<&[u8]> {
-    let (length, content) = match bytes.strip_prefix(&[tag])? {
-        [0x81, length, content @ ..] => (*length, content),
-        // 0x80 would be the indefinite length, which DER does not allow.
-        [length @ ..=0x7f, content @ ..] => (*length, content),
-        _ => return None,
-    };
-    (content.len() == usize::from(length)).then_some(content)
+/// The public key of a SubjectPublicKeyInfo, as CKA_PUBLIC_KEY_INFO and certificates have it (RFC 5480, RFC 8410).
+pub(super) fn read_public_key_info(info: &[u8]) -> Option<PublicKey> {
+    const EC_PUBLIC_KEY: &[u8] = b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01";
+    let (algorithm, point) = der::subject_public_key_info(info)?;
+    PublicKey::from_bytes(curve(algorithm.strip_prefix(EC_PUBLIC_KEY).unwrap_or(algorithm))?, point).ok()
 }
 
 /// A point as a DER OCTET STRING.
@@ -98,6 +124,21 @@ mod tests {
             for form in [key.as_bytes(), &octets, &bits] {
                 assert_eq!(read_point(curve, form).as_ref(), Some(&key), "{curve}");
             }
+            let sequence = |content: &[u8]| [&[0x30, u8::try_from(content.len()).unwrap()], content].concat();
+            let ec = if curve == Curve::X25519 { &[][..] } else { b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01" };
+            let info = [sequence(&[ec, ec_params(curve)].concat()), bits.clone()].concat();
+            let info = match info.len() {
+                ..0x80 => sequence(&info),
+                _ => [&[0x30, 0x81, u8::try_from(info.len()).unwrap()], &info[..]].concat(),
+            };
+            assert_eq!(read_public_key_info(&info).as_ref(), Some(&key), "{curve}");
+            assert_eq!(read_point(curve, &info).as_ref(), Some(&key), "{curve}");
+            assert_eq!(read_public_key_info(&info[..info.len() - 1]), None);
+            let twice = octet_string(&octets);
+            assert_eq!(read_point(curve, &twice).as_ref(), Some(&key), "{curve}");
+            if curve != Curve::X25519 {
+                assert_eq!(read_point(curve, &key.as_bytes()[1..]).as_ref(), Some(&key), "{curve}");
+            }
             let short = &octets[..octets.len() - 1];
             assert_eq!(read_point(curve, short), None);
         }
@@ -112,5 +153,21 @@ mod tests {
         }
         assert_eq!(curve(b"\x13\x0ccurve25519"), None);
         assert_eq!(curve(b"\x13\x0acurve25519"), Some(Curve::X25519));
+        assert_eq!(curve(b"\x13\x0cedwards25519"), Some(Curve::Ed25519));
+        assert_eq!(curve(b"\x0c\x07Ed25519"), Some(Curve::Ed25519));
+        assert_eq!(curve(b"\x13\x09secp256r1"), Some(Curve::P256));
+        assert_eq!(curve(b"\x13\x0aprime256v1"), Some(Curve::P256));
+        assert_eq!(curve(b"\x06\x81\x05\x2b\x81\x04\x00\x22"), Some(Curve::P384), "a length in two bytes");
+        assert_eq!(curve(b"\x06\x09\x2b\x06\x01\x04\x01\xda\x47\x0f\x01"), Some(Curve::Ed25519));
+        assert_eq!(curve(b"\x06\x0a\x2b\x06\x01\x04\x01\x97\x55\x01\x05\x01"), Some(Curve::X25519));
+        for (other, words) in [
+            (&b""[..], "no parameters"),
+            (b"\x06\x05\x2b\x81\x04\x00\x21", "1.3.132.0.33"),
+            (b"\x30\x03\x02\x01\x01", "explicit parameters"),
+            (b"\x13\x05Ed448", "\"Ed448\""),
+            (b"\x05\x00", "malformed parameters"),
+        ] {
+            assert_eq!((curve(other), &*describe_params(other)), (None, words));
+        }
     }
 }

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use cryptoki::{
     mechanism::MechanismType,
-    object::{Attribute, ObjectHandle},
+    object::{Attribute, AttributeType, KeyType, ObjectHandle},
 };
 use serde::Serialize;
 
 use super::{
     agree::{self, AgreementKey, AgreementMethod, UNDER_TEST},
     ckr::{CallError, CallResult, During, FailureKind},
-    curves::PointEncoding,
+    curves::{PointEncoding, generation_mechanism},
+    der,
     find::read_public,
     key_pair::{KeyLifetime, KeyPair, generate},
     known_answer::{Answer, KnownAnswerTest, KnownAnswerTester, TEST_MESSAGE, ignore_unless_lost, with_empty_cache},
@@ -53,6 +54,8 @@ pub struct CurveExamination {
     pub test_key: TestKey,
     /// What the token can do with keys on the curve; none if that could not be found out.
     pub verdict: Option<Verdict>,
+    /// How the token represents a new key; none if it makes no session keys.
+    pub form: Option<KeyForm>,
     /// Whether the token signs; none if the curve has no signatures or no key was tested.
     pub signs: Option<bool>,
     /// The custody tier of key agreement; none if the token does not agree.
@@ -82,6 +85,18 @@ pub enum TestKey {
     Held(PublicKey),
     /// There was no key to test.
     Nothing,
+}
+
+/// How a token represents a public key that it has made: CKA_KEY_TYPE, CKA_EC_PARAMS and CKA_EC_POINT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct KeyForm {
+    /// The PKCS#11 name of the key type, which the template has asked for.
+    pub key_type: &'static str,
+    /// Whether CKA_EC_PARAMS are an OID; otherwise they are a name.
+    pub params_are_oid: bool,
+    /// The encoding of CKA_EC_POINT; none if it is neither the raw point nor a DER OCTET STRING.
+    pub point: Option<PointEncoding>,
 }
 
 /// A mechanism, by its PKCS#11 name.
@@ -145,9 +160,13 @@ impl Pkcs11Token {
             algorithms.push(self.examine_curve(session, curve, &listed, &mut progress)?);
         }
         let session_keys = algorithms.iter().any(|it| it.test_key == TestKey::Session);
-        // "Unsupported" without a test key is believed only from a token that makes session keys on another curve.
+        // "Unsupported" without a test key is believed only from a token that makes session keys on another curve, or that
+        // lists no mechanism for the curve (openCryptoki 3.8.1 lists none for any).
         for unsupported in algorithms.iter_mut().filter(|it| it.verdict == Some(Verdict::Unsupported)) {
-            if !session_keys && unsupported.test_key == TestKey::Nothing {
+            if !session_keys
+                && unsupported.test_key == TestKey::Nothing
+                && self.lists_any_of(unsupported.curve, &listed)
+            {
                 unsupported.verdict = None;
             }
         }
@@ -166,7 +185,8 @@ impl Pkcs11Token {
         let refused = match self.make_session_pair(session, curve) {
             Ok(pair) => {
                 result.test_key = TestKey::Session;
-                let tested = match read_public(&session.handle, pair.public) {
+                let form = read_form(session, pair.public, curve).map(|form| result.form = form);
+                let tested = match form.and_then(|()| read_public(&session.handle, pair.public)) {
                     Ok(Some((_, public))) => {
                         let key = (&public, pair.private, KeyUse::of(curve));
                         self.test_key(session, key, listed, progress, &mut result)
@@ -201,6 +221,17 @@ impl Pkcs11Token {
         result.verdict = is_unsupported.then_some(Verdict::Unsupported);
         result.reason = Some(TokenError::from(refused).to_string());
         Ok(result)
+    }
+
+    /// Whether the token lists a mechanism that makes or uses keys on a curve.
+    fn lists_any_of(&self, curve: Curve, listed: &[MechanismType]) -> bool {
+        let made = self.profile().key_types(curve).into_iter().map(|it| generation_mechanism(it).mechanism_type());
+        let signs = curve.signature_algorithm().map(|_| match curve {
+            Curve::Ed25519 => MechanismType::EDDSA,
+            _ => MechanismType::ECDSA,
+        });
+        let agrees = curve.supports_key_agreement().then_some(MechanismType::ECDH1_DERIVE);
+        made.chain(signs).chain(agrees).any(|mechanism| listed.contains(&mechanism))
     }
 
     fn make_session_pair(&self, session: &OpenSession, curve: Curve) -> CallResult<KeyPair> {
@@ -287,6 +318,7 @@ impl CurveExamination {
             curve,
             test_key: TestKey::Nothing,
             verdict: None,
+            form: None,
             signs: None,
             custody: None,
             point: None,
@@ -317,6 +349,35 @@ impl CurveExamination {
             None
         }
     }
+}
+
+/// How the token represents a public key that it has made; none if it does not say so.
+fn read_form(session: &OpenSession, public: ObjectHandle, curve: Curve) -> CallResult<Option<KeyForm>> {
+    let wanted = [AttributeType::KeyType, AttributeType::EcParams, AttributeType::EcPoint];
+    let attributes = match session.handle.get_attributes(public, &wanted).during("C_GetAttributeValue") {
+        Ok(attributes) => attributes,
+        Err(error) => return ignore_unless_lost(error).map(|()| None),
+    };
+    let (mut key_type, mut params_are_oid, mut point) = (None, None, None);
+    for attribute in attributes {
+        match attribute {
+            Attribute::KeyType(KeyType::EC) => key_type = Some("CKK_EC"),
+            Attribute::KeyType(KeyType::EC_MONTGOMERY) => key_type = Some("CKK_EC_MONTGOMERY"),
+            Attribute::KeyType(KeyType::EC_EDWARDS) => key_type = Some("CKK_EC_EDWARDS"),
+            Attribute::EcParams(value) => params_are_oid = value.first().map(|tag| *tag == der::OBJECT_IDENTIFIER),
+            Attribute::EcPoint(value) => {
+                let is_key = |point: &[u8]| PublicKey::from_bytes(curve, point).is_ok();
+                point = match der::whole(der::OCTET_STRING, &value) {
+                    _ if is_key(&value) => Some(PointEncoding::Raw),
+                    Some(content) if is_key(content) => Some(PointEncoding::Der),
+                    _ => None,
+                };
+            }
+            _ => {}
+        }
+    }
+    let form = key_type.zip(params_are_oid);
+    Ok(form.map(|(key_type, params_are_oid)| KeyForm { key_type, params_are_oid, point }))
 }
 
 /// The number of objects in the token that the session can see.

@@ -8,7 +8,7 @@ use std::{
 use super::{
     agree::Driver,
     ckr::{CallError, CallResult},
-    find::{FoundKey, find_keys},
+    find::{FoundKey, FoundKeys, find_keys},
     key_set::{KeySet, UsableKey},
     known_answer::{KnownAnswerTester, TestedKey},
     login::is_logged_in,
@@ -17,8 +17,8 @@ use super::{
     uri::Uri,
 };
 use crate::{
-    keys::{Curve, PublicKey},
-    secrets::{HeldKey, Origin, TokenError, mutex::lock},
+    keys::PublicKey,
+    secrets::{HeldKey, Origin, TokenError, UnpairedKey, mutex::lock},
 };
 
 /// The usable keys of one token.
@@ -56,11 +56,23 @@ struct SearchResult {
     ignored: Vec<IgnoredKey>,
 }
 
+/// What one test says of a pair that a search has found.
+enum Recognition {
+    /// An earlier search has tested the key, and its halves still match.
+    Known(UsableKey),
+    /// No earlier search has tested the key, or its attributes have changed.
+    Unknown,
+    /// An earlier search has tested the key with this public half, and it gives a wrong result now. If all keys for
+    /// key agreement do, or all that only sign, it is the token that fails: it must not lose its keys.
+    Wrong(PublicKey),
+}
+
 /// A private key that must not be used, and why.
 #[derive(PartialEq)]
 struct IgnoredKey {
-    label: String,
-    curve: Curve,
+    label: Option<String>,
+    /// The curve, in words.
+    curve: String,
     /// Its public half, if there is one.
     key: Option<PublicKey>,
     reason: String,
@@ -117,8 +129,12 @@ impl KeyTable {
         let mut logged = lock(&self.ignored);
         for new in ignored.iter().filter(|key| !logged.contains(key)) {
             let IgnoredKey { label, curve, key, reason } = new;
-            let key = key.as_ref().map(ToString::to_string);
-            tracing::warn!(token, label, key, %curve, reason, "key ignored");
+            let label = label.as_deref().unwrap_or_default();
+            match key {
+                Some(key) => tracing::warn!(token, label, %key, curve, reason, "key ignored"),
+                // No DID can name it. `key list` and `token doctor` do.
+                None => tracing::info!(token, label, curve, reason, "private key without a public half ignored"),
+            }
         }
         *logged = ignored;
     }
@@ -126,6 +142,19 @@ impl KeyTable {
     /// The pairs that the last search found and that must not be used.
     pub(super) fn refused(&self) -> Vec<HeldKey> {
         lock(&self.refused).clone()
+    }
+
+    /// The private keys whose public halves the last search did not find.
+    pub(super) fn unpaired(&self) -> Vec<UnpairedKey> {
+        let ignored = lock(&self.ignored);
+        let unpaired = ignored.iter().filter(|ignored| ignored.key.is_none());
+        unpaired
+            .map(|IgnoredKey { label, curve, reason, .. }| UnpairedKey {
+                label: label.clone(),
+                curve: curve.clone(),
+                reason: reason.clone(),
+            })
+            .collect()
     }
 
     /// Waits until no other thread makes or deletes keys.
@@ -163,21 +192,40 @@ impl SearchContext<'_> {
         let mut result = SearchResult { usable: HashMap::new(), inventory: Vec::new(), ignored: Vec::new() };
         let mut tester = KnownAnswerTester::new(self.driver, &self.driver.profile.agreement.tiers);
         let needed = self.needed_in(before);
-        let mut pairs = find_keys(&session.handle, self.uri)?;
+        let (mut right, mut wrong) = (Vec::new(), Vec::new());
+        let FoundKeys { keys: mut pairs, others } = find_keys(&session.handle, self.uri)?;
+        // The half that is known is tried first, and stays if there are too many candidates.
+        for found in &mut pairs {
+            let is_known = |known: &Arc<UsableKey>| known.private == found.private;
+            let known = found.halves.iter().position(|(public, _)| before.by_public.get(public).is_some_and(is_known));
+            if let Some(at) = known {
+                found.halves[..=at].rotate_right(1);
+            }
+        }
         pair(&session.handle, self.driver, &mut pairs)?;
         for found in pairs {
             if needed.is_some_and(|needed| !found.halves.iter().any(|(public, _)| public == needed)) {
-                result.usable.extend(self.carry_over(before, &found));
-                continue;
+                let known = known_halves(before, &found);
+                // Otherwise one test shows which key it is.
+                if known.first().is_none_or(|(_, known)| is_certain(&found, known)) {
+                    result.usable.extend(self.carry_over(before, &found));
+                    continue;
+                }
             }
             // A key that was usable before gets one test only, so that a token with a short failure loses neither a key
             // nor a custody tier.
             let usable = match self.recognise(session, &mut tester, before, &found)? {
-                Some(key) => Ok(key),
-                None => self.test(session, &mut tester, &found)?,
+                Recognition::Known(key) => Ok(key),
+                Recognition::Unknown => self.test(session, &mut tester, &found)?,
+                Recognition::Wrong(public) => {
+                    let tested = self.test(session, &mut tester, &found)?;
+                    wrong.extend(tested.is_err().then_some((found.usage.allows_key_agreement(), public)));
+                    tested
+                }
             };
             match usable {
                 Ok(key) => {
+                    right.push(found.usage.allows_key_agreement());
                     result.inventory.push(key.held.clone());
                     result.usable.entry(key.held.public.clone()).or_insert(Arc::new(key));
                 }
@@ -187,11 +235,24 @@ impl SearchContext<'_> {
                         let refused = Some(reason.as_str().into());
                         result.inventory.push(HeldKey { refused, ..self.held_key(&found, public) });
                     }
-                    let (label, curve) = (found.label.clone().unwrap_or_default(), found.curve);
+                    let (label, curve) = (found.label.clone(), found.curve.to_string());
                     result.ignored.push(IgnoredKey { label, curve, key: public.cloned(), reason });
                 }
             }
         }
+        if let Some((_, public)) = wrong.iter().find(|(agrees, _)| !right.contains(agrees)) {
+            return Err(TokenError::Device {
+                operation: "the known-answer test".into(),
+                reason: format!("no key gives the right result any more, {public} for example"),
+            }
+            .into());
+        }
+        result.ignored.extend(others.into_iter().map(|other| IgnoredKey {
+            label: other.label,
+            reason: "DIDComm has no such curve: make a key on X25519, P-256, P-384, P-521 or Ed25519".to_owned(),
+            curve: other.curve,
+            key: None,
+        }));
         Ok(result)
     }
 
@@ -202,8 +263,7 @@ impl SearchContext<'_> {
 
     /// A key that an earlier search has tested, and whose attributes are the same as then.
     fn carry_over(&self, before: &KeySet, found: &FoundKey) -> Option<(PublicKey, Arc<UsableKey>)> {
-        let (public, known) =
-            found.halves.iter().find_map(|(public, _)| Some((public, before.by_public.get(public)?)))?;
+        let (public, known) = known_halves(before, found).into_iter().next()?;
         let tested = TestedKey { usage: known.held.usage, method: known.method };
         (self.tested_key(found, public, tested) == known.held)
             .then(|| (public.clone(), Arc::new(UsableKey::untested(found.private, known))))
@@ -218,17 +278,19 @@ impl SearchContext<'_> {
         tester: &mut KnownAnswerTester<'_>,
         before: &KeySet,
         found: &FoundKey,
-    ) -> CallResult<Option<UsableKey>> {
-        for (public, _) in &found.halves {
-            let Some(known) = before.by_public.get(public) else { continue };
+    ) -> CallResult<Recognition> {
+        let mut wrong = None;
+        for (public, known) in known_halves(before, found) {
             let tested = TestedKey { usage: known.held.usage, method: known.method };
-            if self.tested_key(found, public, tested) == known.held
-                && tester.still_matches(session, public, found.private, tested)?
-            {
-                return Ok(Some(UsableKey::new(found.private, known.method, known.held.clone())));
+            if self.tested_key(found, public, tested) != known.held {
+                continue;
             }
+            if tester.still_matches(session, public, found.private, tested, is_certain(found, known))? {
+                return Ok(Recognition::Known(UsableKey::new(found.private, known.method, known.held.clone())));
+            }
+            wrong = Some(public.clone());
         }
-        Ok(None)
+        Ok(wrong.map_or(Recognition::Unknown, Recognition::Wrong))
     }
 
     /// Tests a key that is seen for the first time. Returns the key if it may be used, or else why not.
@@ -241,7 +303,7 @@ impl SearchContext<'_> {
         if found.always_authenticate {
             return Ok(Err("each operation needs the PIN".to_owned()));
         }
-        let mut refused = "its public key is not in the token".to_owned();
+        let mut refused = NO_PUBLIC_HALF.to_owned();
         for (public, _) in &found.halves {
             if !found.protected && !self.may_be_unprotected(found, public) {
                 "it is extractable or not sensitive".clone_into(&mut refused);
@@ -252,7 +314,7 @@ impl SearchContext<'_> {
                     let held = self.tested_key(found, public, tested);
                     return Ok(Ok(UsableKey::new(found.private, tested.method, held)));
                 }
-                Err(CallError::Token(error)) => refused = error.to_string(),
+                Err(CallError::Token(error)) => refused = found.explain(error),
                 Err(error) => return Err(error),
             }
         }
@@ -306,5 +368,46 @@ impl SearchContext<'_> {
             operation: "the known-answer test".into(),
             reason: format!("none of the {count} keys that were usable before gives the right answers any more"),
         })
+    }
+}
+
+/// Why a private key without a public half is not served.
+const NO_PUBLIC_HALF: &str = "its public key is not in the token, neither as an object nor in a certificate: write it there \
+                              with the CKA_ID of the private key (`pkcs11-tool --write-object FILE --type pubkey --id ID`)";
+
+/// The halves that an earlier search has tested, that of the same private key first.
+fn known_halves<'a>(before: &'a KeySet, found: &'a FoundKey) -> Vec<(&'a PublicKey, &'a UsableKey)> {
+    let known = found.halves.iter().filter_map(|(public, _)| Some((public, &**before.by_public.get(public)?)));
+    let mut known: Vec<_> = known.collect();
+    known.sort_by_key(|(_, known)| known.private != found.private);
+    known
+}
+
+/// Whether a known key is this one without a test that shows it.
+fn is_certain(found: &FoundKey, known: &UsableKey) -> bool {
+    known.private == found.private || (!found.guessed && found.halves.len() == 1)
+}
+
+impl FoundKey {
+    /// Why the key is not served, after `error` was the result of its tests, and what to do about it.
+    fn explain(&self, error: TokenError) -> String {
+        let TokenError::Unsupported(refusals) = error else {
+            return format!(
+                "{error}: the two halves do not belong together, or the device is faulty; make a new key, and find out who may \
+                 write to the token"
+            );
+        };
+        let denied = [
+            ("CKA_DERIVE", self.derives == Some(false) && self.usage.allows_key_agreement()),
+            ("CKA_SIGN", self.signs == Some(false) && self.usage.allows_signing()),
+        ];
+        let denied: Vec<_> = denied.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
+        match denied.as_slice() {
+            [] => format!("{refusals}: the token, its policy or the tool that made the key does not allow it"),
+            denied => {
+                let (names, are) = (denied.join(" and "), if denied.len() == 1 { "is" } else { "are" });
+                format!("{refusals}: {names} {are} false; make a key with it, or set it with the token's own tools")
+            }
+        }
     }
 }

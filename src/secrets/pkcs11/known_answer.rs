@@ -81,30 +81,33 @@ impl<'a> KnownAnswerTester<'a> {
         private: ObjectHandle,
         usage: KeyUse,
     ) -> CallResult<TestedKey> {
+        let earlier = self.tests.len();
         let signs = usage.allows_signing().then(|| self.test_signing(session, public, private)).transpose()?;
-        if signs == Some(false) && !usage.allows_key_agreement() {
-            return Err(TokenError::KnownAnswer(format!("the signature of {public} is wrong")).into());
-        }
         let method = if usage.allows_key_agreement() { self.test_agreement(session, public, private)? } else { None };
         let usage = match (signs == Some(true), method.is_some()) {
             (true, true) => KeyUse::Both,
             (true, false) => KeyUse::Signing,
             (false, true) => KeyUse::Agreement,
-            (false, false) => {
-                return Err(TokenError::KnownAnswer(format!("no operation of {public} gives the right result")).into());
-            }
+            (false, false) => return Err(failure(public, usage, &self.tests[earlier..]).into()),
         };
         Ok(TestedKey { usage, method })
     }
 
-    /// Whether the halves of a pair that was tested before still match, by one test. Only a wrong answer means no: a
-    /// token that fails for a moment must neither lose its keys nor be used with a lower custody tier.
+    /// The error for a new key that passed its tests for a part of `wanted` only.
+    pub(super) fn partial_failure(&self, public: &PublicKey, wanted: KeyUse) -> TokenError {
+        failure(public, wanted, &self.tests)
+    }
+
+    /// Whether the halves of a pair that was tested before still match, by one test. If they are `certain` to be that pair,
+    /// only a wrong answer means no: a token that fails for a moment must neither lose its keys nor be used with a lower
+    /// custody tier.
     pub(super) fn still_matches(
         &mut self,
         session: &mut OpenSession,
         public: &PublicKey,
         private: ObjectHandle,
         tested: TestedKey,
+        certain: bool,
     ) -> CallResult<bool> {
         let answer = match tested.method {
             Some(method) => match peers_for(&mut self.peers, public.curve()) {
@@ -118,7 +121,10 @@ impl<'a> KnownAnswerTester<'a> {
                 .map(|signature| crypto::verify(public, TEST_MESSAGE, &signature).is_ok()),
         };
         match answer {
-            Err(error) => ignore_unless_lost(error).map(|()| true),
+            // What was wrapped is right, so the KEK was wrong; or the signature has a wrong form.
+            Err(CallError::Token(TokenError::Unwrap | TokenError::KnownAnswer(_))) => Ok(false),
+            Err(error) if error.is_wrong_length() => Ok(false),
+            Err(error) => ignore_unless_lost(error).map(|()| certain),
             answer => answer,
         }
     }
@@ -195,14 +201,47 @@ impl<'a> KnownAnswerTester<'a> {
             Err(CallError::Token(TokenError::KnownAnswer(_))) => (false, Answer::Wrong),
             // The wrapped key is right, so the KEK was wrong.
             Err(CallError::Token(TokenError::Unwrap)) => (false, Answer::Wrong),
+            Err(error) if error.is_wrong_length() => (false, Answer::Wrong),
             Err(error) => {
-                let reason = error.to_string();
+                let reason = match error.is_not_permitted() {
+                    true => format!("not permitted: {error}"),
+                    false => error.to_string(),
+                };
                 ignore_unless_lost(error)?;
                 (false, Answer::Refused(reason))
             }
         };
         self.tests.push(KnownAnswerTest { custody, answer });
         Ok(is_right)
+    }
+}
+
+/// The error of a key that did not pass these tests. A wrong answer counts more than a refusal: only without any, the
+/// token is known to refuse.
+fn failure(public: &PublicKey, usage: KeyUse, tests: &[KnownAnswerTest]) -> TokenError {
+    if tests.iter().any(|test| test.answer == Answer::Wrong) {
+        return TokenError::KnownAnswer(match usage.allows_key_agreement() {
+            true => format!("no operation of {public} gives the right result"),
+            false => format!("the signature of {public} is wrong"),
+        });
+    }
+    // Of several refusals of key agreement the last is that of the lowest tier, which needs the least of the token.
+    let refusal = |of_signing: bool| {
+        let passed = tests.iter().any(|test| test.custody.is_none() == of_signing && test.answer == Answer::Right);
+        let refused = tests.iter().rev().filter(|test| test.custody.is_none() == of_signing);
+        refused.filter(|_| !passed).find_map(|test| match &test.answer {
+            Answer::Refused(reason) => Some(reason),
+            Answer::Right | Answer::Wrong => None,
+        })
+    };
+    let named = [(refusal(false), "key agreement"), (refusal(true), "signing")];
+    let refusals: Vec<_> = named
+        .into_iter()
+        .filter_map(|(reason, what)| Some(format!("{what} with the key is refused ({})", reason?)))
+        .collect();
+    match refusals.is_empty() {
+        true => TokenError::Unsupported(format!("no way to use a {} key is known", public.curve())),
+        false => TokenError::Unsupported(refusals.join(", ")),
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     ckr::{CallResult, During, FailureKind},
     module::Module,
     options::OpenOptions,
+    profile::Profile,
     slot_token::SlotToken,
     uri::Uri,
 };
@@ -59,16 +60,20 @@ pub(super) struct Login<'a> {
     guard: Option<PinGuard>,
     /// Whether the token reports a wrong PIN in the flags of CK_TOKEN_INFO.
     reports_wrong_pin: bool,
+    /// What a person does about a locked PIN.
+    when_locked: String,
 }
 
 impl<'a> Login<'a> {
     pub(super) fn new(module: &'a Module, token: &'a SlotToken, uri: &'a Uri, options: &'a OpenOptions) -> Self {
-        Self { module, token, uri, options, guard: options.guard(&token.info), reports_wrong_pin: false }
+        let guard = options.guard(&token.info);
+        Self { module, token, uri, options, guard, reports_wrong_pin: false, when_locked: String::new() }
     }
 
-    /// Says whether the token reports a wrong PIN in the flags of CK_TOKEN_INFO, by its profile.
-    pub(super) fn with_report_of_wrong_pins(self, reports_wrong_pin: bool) -> Self {
-        Self { reports_wrong_pin, ..self }
+    /// Uses what the token's profile says about its PIN.
+    pub(super) fn with_profile(self, profile: &Profile) -> Self {
+        let when_locked = profile.new_pin(&self.module.path.to_string_lossy(), &self.token.info.label);
+        Self { reports_wrong_pin: profile.reports_wrong_pin, when_locked, ..self }
     }
 
     /// Logs in, unless the process is logged in already. Returns whether this call logged in.
@@ -212,6 +217,7 @@ impl<'a> Login<'a> {
             base_dir: self.options.base_dir.as_deref(),
             prompt: self.options.prompt.as_ref(),
             has_pin_pad: self.token.has_pin_pad,
+            when_locked: &self.when_locked,
             guard: self.guard.as_ref(),
         }
     }

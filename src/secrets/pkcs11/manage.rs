@@ -1,9 +1,9 @@
 //! [`Custodian`] for PKCS#11 tokens: making, importing, listing and deleting keys.
 
-use cryptoki::object::Attribute;
+use cryptoki::{mechanism::MechanismType, object::Attribute};
 
 use super::{
-    ckr::{CallError, CallResult, During},
+    ckr::{CallError, CallResult, During, FailureKind},
     find::{contains_public, find_keys, read_pair, read_public},
     key_pair::{KeyLifetime, KeyPair, generate, import, key_id},
     key_set::UsableKey,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     keys::{Curve, PublicKey},
-    secrets::{Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError},
+    secrets::{Custodian, Custody, HeldKey, ImportKey, KeyUse, NewKey, Token, TokenError, UnpairedKey},
 };
 
 impl Custodian for Pkcs11Token {
@@ -23,7 +23,8 @@ impl Custodian for Pkcs11Token {
         self.connection.uri.check_finds_new_key(key.label.as_deref())?;
         let _changing = self.keys.lock_changes();
         let mut session = self.connection.open_session(true)?;
-        let pair = generate(&session.handle, self.profile(), key, KeyLifetime::Token)?;
+        let pair = generate(&session.handle, self.profile(), key, KeyLifetime::Token);
+        let pair = pair.map_err(|error| self.explain_refused_key(error, key.usage))?;
         Ok(self.accept_new_key(&mut session, pair, None, key.usage)?)
     }
 
@@ -48,7 +49,7 @@ impl Custodian for Pkcs11Token {
         let _changing = self.keys.lock_changes();
         let mut session = self.connection.open_session(true)?;
         let (mut deleted, mut failed_test) = (false, None);
-        for found in find_keys(&session.handle, &self.connection.uri)? {
+        for found in find_keys(&session.handle, &self.connection.uri)?.keys {
             if !found.halves.iter().any(|(half, _)| half == key) {
                 continue;
             }
@@ -87,6 +88,10 @@ impl Custodian for Pkcs11Token {
         Ok(self.search_all()?.1)
     }
 
+    fn unpaired_keys(&self) -> Vec<UnpairedKey> {
+        self.keys.unpaired()
+    }
+
     /// Logs out. Every other program that shares [`OpenOptions::pin_guard`](super::OpenOptions::pin_guard) stops using
     /// the token within about a second, and logs out at its next request. Without a guard, only this process does.
     fn lock(&self) -> Result<(), TokenError> {
@@ -107,6 +112,22 @@ fn check_use(usage: KeyUse, curve: Curve) -> Result<(), TokenError> {
 }
 
 impl Pkcs11Token {
+    /// A token without key agreement may refuse a key for it with a code for a failing device (CKR_GENERAL_ERROR,
+    /// tpm2-pkcs11 1.9.0). That it lists no mechanism shows what is meant.
+    fn explain_refused_key(&self, error: CallError, usage: KeyUse) -> CallError {
+        let connection = &self.connection;
+        let lacks_ecdh = || {
+            let listed = connection.module.context.get_mechanism_list(connection.slot());
+            listed.is_ok_and(|listed| !listed.contains(&MechanismType::ECDH1_DERIVE))
+        };
+        match error.kind() {
+            Some(FailureKind::Ambiguous) if usage.allows_key_agreement() && lacks_ecdh() => {
+                TokenError::Unsupported(format!("key agreement: it lists no CKM_ECDH1_DERIVE ({error})")).into()
+            }
+            _ => error,
+        }
+    }
+
     /// Checks and tests a new pair like a pair that a search found, and adds it to the known keys. Deletes the pair if
     /// a check fails.
     fn accept_new_key(
@@ -161,8 +182,7 @@ impl Pkcs11Token {
         if usage.allows_key_agreement() && !tested.usage.allows_key_agreement()
             || usage.allows_signing() && !tested.usage.allows_signing()
         {
-            let reason = format!("the new key cannot do all of {usage:?}, only {:?}", tested.usage);
-            return Err(TokenError::KnownAnswer(reason).into());
+            return Err(tester.partial_failure(&public, usage).into());
         }
         let held = self.search_context().tested_key(&found, &public, tested);
         self.keys.add(UsableKey::new(pair.private, tested.method, held.clone()));

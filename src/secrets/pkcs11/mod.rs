@@ -12,16 +12,18 @@
 //! | `login.rs`, `lock_watch.rs` | C_Login; noticing that a person has locked the token |
 //! | `key_table.rs`, `key_set.rs`, `find.rs` | finding and remembering the keys |
 //! | `known_answer.rs`, `test_peers.rs` | known-answer tests: what a key can do |
-//! | `examine.rs`, `overview.rs` | what `claviger token doctor` reports |
+//! | `examine.rs`, `overview.rs`, `description.rs` | what `claviger token doctor` reports |
 //! | `agree/`, `sign.rs`, `object.rs` | key agreement by custody tier, signing, session objects |
 //! | `manage.rs`, `key_pair.rs`, `init.rs` | making, importing and deleting keys; initialising a token |
-//! | `module.rs`, `slot_token.rs`, `uri.rs`, `options.rs` | which module and token, and how to open it |
-//! | `profile/`, `curves.rs`, `ckr.rs`, `raw.rs` | differences of devices; encodings; return values; unsafe calls |
+//! | `module.rs`, `slot_token.rs`, `uri.rs`, `uri_encoding.rs`, `options.rs` | which module and token, and how to open it |
+//! | `profile/`, `curves.rs`, `der.rs`, `ckr.rs`, `raw.rs` | differences of devices; encodings; return values; unsafe calls |
 
 mod agree;
 mod ckr;
 mod connection;
 mod curves;
+mod der;
+mod description;
 mod examine;
 mod find;
 mod init;
@@ -45,11 +47,14 @@ mod sign;
 mod slot_token;
 mod token;
 mod uri;
+mod uri_encoding;
+mod uri_error;
 
 use std::path::Path;
 
 pub use curves::PointEncoding;
-pub use examine::{CurveExamination, Examination, ExaminationStep, MechanismSupport, TestKey};
+pub use description::{DeviceDescription, MechanismDescription, ModuleDescription, TokenDescription};
+pub use examine::{CurveExamination, Examination, ExaminationStep, KeyForm, MechanismSupport, TestKey};
 pub use init::{InitToken, init_token};
 pub use known_answer::{Answer, KnownAnswerTest};
 pub use options::OpenOptions;
@@ -57,7 +62,8 @@ pub use overview::{ProfileSource, TokenOverview};
 pub use profile::{EvidenceBasis, Profile, Verdict};
 pub use slot_token::SlotToken;
 pub use token::Pkcs11Token;
-pub use uri::{Uri, UriError};
+pub use uri::{ObjectType, Uri};
+pub use uri_error::UriError;
 
 use super::TokenError;
 pub use super::pin::{Pin, PinLocation, PinPrompt, PinRecord, PinRecordState, PinSource, PinState, Prompt};
@@ -71,6 +77,14 @@ pub use super::pin::{Pin, PinLocation, PinPrompt, PinRecord, PinRecordState, Pin
 /// Those of [`OpenOptions::open`].
 pub fn open(uri: &str, pin: PinSource) -> Result<Pkcs11Token, TokenError> {
     OpenOptions::new().pin(pin).open(uri)
+}
+
+/// The file of the module that a URI names by `module-path` or `module-name`. A relative path starts from `base_dir`.
+///
+/// # Errors
+/// [`TokenError::Config`] if the URI names no module, or no module of this name is installed.
+pub fn module_file(uri: &Uri, base_dir: impl AsRef<Path>) -> Result<std::path::PathBuf, TokenError> {
+    module::module_file(uri, Some(base_dir.as_ref()))
 }
 
 /// The tokens in the slots of a module, initialised or not. No login is needed.

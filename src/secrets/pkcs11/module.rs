@@ -30,6 +30,10 @@ pub(super) struct Module {
     pub(super) path: PathBuf,
     /// CK_INFO.manufacturerID.
     pub(super) manufacturer: String,
+    /// CK_INFO.libraryDescription.
+    description: String,
+    /// CK_INFO.libraryVersion, major and minor.
+    version: (u8, u8),
     /// The slots whose tokens could not be read last, with the errors.
     unreadable: Mutex<BTreeMap<u64, String>>,
 }
@@ -67,28 +71,28 @@ impl Module {
             }
         }
         let info = raw.info().during("C_GetInfo")?;
-        let manufacturer = text(&info.manufacturerID);
-        let module =
-            Arc::new(Self { context, raw, path: canonical.clone(), manufacturer, unreadable: Mutex::default() });
+        let module = Arc::new(Self {
+            context,
+            raw,
+            path: canonical.clone(),
+            manufacturer: text(&info.manufacturerID),
+            description: text(&info.libraryDescription),
+            version: (info.libraryVersion.major, info.libraryVersion.minor),
+            unreadable: Mutex::default(),
+        });
         modules.insert(canonical, module.clone());
         Ok(module)
     }
 
     /// The module that a URI names.
     pub(super) fn for_uri(uri: &Uri, base_dir: Option<&Path>) -> Result<Arc<Self>, TokenError> {
-        match (&uri.module_path, &uri.module_name) {
-            (Some(path), _) => Self::load(&base_dir.map_or_else(|| path.into(), |base| base.join(path)), base_dir),
-            (None, Some(name)) => Self::load(&find_module(name)?, base_dir),
-            (None, None) => Err(TokenError::Config(format!(
-                "the URI {uri} names no module: add ?module-path=FILE, the PKCS#11 library that came with the token"
-            ))),
-        }
+        Self::load(&module_file(uri, base_dir)?, base_dir)
     }
 
     /// The tokens in the module's slots, initialised or not.
     pub(super) fn tokens(&self) -> Result<Vec<(Slot, SlotToken)>, TokenError> {
         let mut tokens = Vec::new();
-        for slot in self.context.get_slots_with_token().during("C_GetSlotList")? {
+        for slot in self.raw.slots_with_token().during("C_GetSlotList")? {
             let read = self.raw.token_info(slot).during("C_GetTokenInfo");
             self.report_unreadable(slot, read.as_ref().err());
             tokens.extend(read.ok().map(|info| (slot, SlotToken::new(slot, &info))));
@@ -123,14 +127,49 @@ impl Module {
         slots.collect()
     }
 
+    /// Checks that the module describes itself as the URI does (`library-*`).
+    fn check_library(&self, uri: &Uri) -> Result<(), TokenError> {
+        let is = |wanted: &Option<String>, own: &str| wanted.as_deref().is_none_or(|wanted| wanted == own);
+        if is(&uri.library_manufacturer, &self.manufacturer)
+            && is(&uri.library_description, &self.description)
+            && uri.library_version.is_none_or(|wanted| wanted == self.version)
+        {
+            return Ok(());
+        }
+        let (major, minor) = self.version;
+        Err(TokenError::Config(format!(
+            "the module {} has library-manufacturer {:?}, library-description {:?} and library-version {major}.{minor}, \
+             and not those of the URI {uri}; an update may have changed them: take them out of the URI",
+            self.path.display(),
+            self.manufacturer,
+            self.description,
+        )))
+    }
+
+    /// Whether a slot is described as in the URI (`slot-description`, `slot-manufacturer`).
+    fn is_slot_of(&self, uri: &Uri, slot: Slot) -> Result<bool, TokenError> {
+        if uri.slot_description.is_none() && uri.slot_manufacturer.is_none() {
+            return Ok(true);
+        }
+        let info = self.raw.slot_info(slot).during("C_GetSlotInfo")?;
+        let is = |wanted: &Option<String>, own: &[u8]| wanted.as_deref().is_none_or(|wanted| wanted == text(own));
+        Ok(is(&uri.slot_description, &info.slotDescription) && is(&uri.slot_manufacturer, &info.manufacturerID))
+    }
+
     /// Finds the one initialised token that a URI names.
     ///
     /// # Errors
     /// [`TokenError::Away`] if the token is not present, [`TokenError::Config`] if several match. Both list the tokens
     /// that are present.
     pub(super) fn find_token(&self, uri: &Uri) -> Result<(Slot, SlotToken), TokenError> {
+        self.check_library(uri)?;
         let present: Vec<_> = self.tokens()?.into_iter().filter(|(_, token)| token.initialized).collect();
-        let matching: Vec<_> = present.iter().filter(|(_, token)| token.matches(uri)).collect();
+        let mut matching = Vec::new();
+        for found in present.iter().filter(|(_, token)| token.matches(uri)) {
+            if self.is_slot_of(uri, found.0)? {
+                matching.push(found);
+            }
+        }
         match matching.as_slice() {
             [one] => Ok((*one).clone()),
             [] if present.is_empty() => Err(TokenError::Away(format!(
@@ -148,6 +187,17 @@ impl Module {
                 list(several.iter().copied())
             ))),
         }
+    }
+}
+
+/// The module's file that a URI names by path or by name. `base_dir` is the folder of the configuration.
+pub(super) fn module_file(uri: &Uri, base_dir: Option<&Path>) -> Result<PathBuf, TokenError> {
+    match (&uri.module_path, &uri.module_name) {
+        (Some(path), _) => Ok(base_dir.map_or_else(|| path.into(), |base| base.join(path))),
+        (None, Some(name)) => find_module(name),
+        (None, None) => Err(TokenError::Config(format!(
+            "the URI {uri} names no module: add ?module-path=FILE, the PKCS#11 library that came with the token"
+        ))),
     }
 }
 

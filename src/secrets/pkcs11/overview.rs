@@ -24,6 +24,8 @@ pub struct TokenOverview {
     pub pin_location: PinLocation,
     /// How many sessions the token grants a program, if it reports it.
     pub most_sessions: Option<u64>,
+    /// The names of the URI's attributes that have no effect.
+    pub unused_attributes: Vec<String>,
 }
 
 /// How a profile was chosen.
@@ -63,6 +65,7 @@ impl OpenOptions {
             pin_location: self.pin.location(uri.pin(), self.base_dir.as_deref()),
             module: module.path.clone(),
             most_sessions: (!is_unknown).then_some(limit),
+            unused_attributes: uri.unused,
             token,
             profile,
             profile_source,

@@ -50,6 +50,7 @@ pub(super) fn pair(session: &Session, driver: Driver<'_>, found: &mut [FoundKey]
         match half {
             Some(half) => {
                 key.halves.retain(|(public, _)| *public == half);
+                key.guessed = false;
                 taken.insert(half);
             }
             None => key.halves.truncate(MOST_CANDIDATES),

@@ -5,7 +5,9 @@
 //!   numbers above CKM_VENDOR_DEFINED).
 //! - C_Initialize with a string for the module in pReserved, which NSS softokn needs.
 //! - C_GetFunctionList alone, once (`one_symbol.rs` says why).
-//! - C_GetInfo and C_GetTokenInfo: cryptoki refuses the whole answer if one text in it is malformed, as the utcTime of
+//! - C_GetMechanismList and C_GetMechanismInfo: cryptoki leaves out the mechanisms that it does not know.
+//! - C_GetSlotList: cryptoki asks again without a limit while the module says that the buffer is too small.
+//! - C_GetInfo, C_GetSlotInfo and C_GetTokenInfo: cryptoki refuses the whole answer if one text in it is malformed, as the utcTime of
 //!   openCryptoki 3.8.1 is.
 //! - C_GetAttributeValue of CKA_VALUE, and C_DigestFinal: one call, into a buffer that the caller erases. cryptoki
 //!   makes two calls, the first for the length, and does not erase its buffer.
@@ -29,12 +31,16 @@ use cryptoki::{
     slot::Slot,
 };
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_INFO, CK_MECHANISM, CK_RV, CK_SLOT_ID, CK_TOKEN_INFO,
-    CK_UNAVAILABLE_INFORMATION, CKA_VALUE, CKM_SHA256_KEY_DERIVATION, CKR_ARGUMENTS_BAD, CKR_OK,
+    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_INFO, CK_MECHANISM, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_RV, CK_SLOT_ID,
+    CK_SLOT_INFO, CK_TOKEN_INFO, CK_TRUE, CK_UNAVAILABLE_INFORMATION, CKA_VALUE, CKM_SHA256_KEY_DERIVATION,
+    CKR_ARGUMENTS_BAD, CKR_BUFFER_TOO_SMALL, CKR_OK,
 };
 
 use super::one_symbol;
 use crate::secrets::mutex::lock;
+
+/// How often a list of slots is asked for while it grows.
+const SLOT_LIST_TRIES: usize = 8;
 
 /// Initialises a module, with a string of parameters if the module needs one.
 ///
@@ -146,6 +152,43 @@ impl Raw {
         Ok(info)
     }
 
+    /// The slots that have a token.
+    ///
+    /// The token of another slot may appear between the two calls. A module that then does not write the greater number
+    /// (ykcs11 2.2.0) keeps `cryptoki` 0.12.1 in a loop without an end, so here it is asked for the number again.
+    pub(super) fn slots_with_token(&self) -> Result<Vec<Slot>> {
+        let list = self.functions.C_GetSlotList.ok_or(Error::NullFunctionPointer)?;
+        let mut room = 0;
+        for _ in 0..SLOT_LIST_TRIES {
+            if room == 0 {
+                // SAFETY: a null pointer asks for the number alone, which is written to `room`.
+                let code = unsafe { list(CK_TRUE, std::ptr::null_mut(), &mut room) };
+                Rv::from(code).into_result(Function::GetSlotList)?;
+            }
+            let (mut slots, mut count) = (vec![0; usize::try_from(room)?], room);
+            // SAFETY: `slots` has room for `count` numbers, and is borrowed mutably until the call returns.
+            let code = unsafe { list(CK_TRUE, slots.as_mut_ptr(), &mut count) };
+            if code != CKR_BUFFER_TOO_SMALL {
+                Rv::from(code).into_result(Function::GetSlotList)?;
+                slots.truncate(usize::try_from(count)?);
+                return slots.into_iter().map(Slot::try_from).collect();
+            }
+            // SoftHSM 2.6.1 finds slots in the second call only, and says how many.
+            room = if count > room { count } else { 0 };
+        }
+        Err(Error::Pkcs11(RvError::BufferTooSmall, Function::GetSlotList))
+    }
+
+    /// Reads CK_SLOT_INFO as the module returns it. Nothing in it is checked.
+    pub(super) fn slot_info(&self, slot: Slot) -> Result<CK_SLOT_INFO> {
+        let read = self.functions.C_GetSlotInfo.ok_or(Error::NullFunctionPointer)?;
+        let mut info = CK_SLOT_INFO::default();
+        // SAFETY: `info` is a CK_SLOT_INFO of plain data, borrowed mutably until the call returns.
+        let code = unsafe { read(slot_id(slot)?, &mut info) };
+        Rv::from(code).into_result(Function::GetSlotInfo)?;
+        Ok(info)
+    }
+
     /// Reads CK_TOKEN_INFO as the module returns it. Nothing in it is checked.
     pub(super) fn token_info(&self, slot: Slot) -> Result<CK_TOKEN_INFO> {
         let read = self.functions.C_GetTokenInfo.ok_or(Error::NullFunctionPointer)?;
@@ -153,6 +196,31 @@ impl Raw {
         // SAFETY: `info` is a CK_TOKEN_INFO of plain data, borrowed mutably until the call returns.
         let code = unsafe { read(slot_id(slot)?, &mut info) };
         Rv::from(code).into_result(Function::GetTokenInfo)?;
+        Ok(info)
+    }
+
+    /// The numbers of the mechanisms that the module lists for a slot's token.
+    pub(super) fn mechanism_types(&self, slot: Slot) -> Result<Vec<CK_MECHANISM_TYPE>> {
+        let list = self.functions.C_GetMechanismList.ok_or(Error::NullFunctionPointer)?;
+        let mut count = 0;
+        // SAFETY: a null pointer asks for the number alone, which is written to `count`.
+        let code = unsafe { list(slot_id(slot)?, std::ptr::null_mut(), &mut count) };
+        Rv::from(code).into_result(Function::GetMechanismList)?;
+        let mut types = vec![0; usize::try_from(count)?];
+        // SAFETY: `types` has room for `count` numbers, and is borrowed mutably until the call returns.
+        let code = unsafe { list(slot_id(slot)?, types.as_mut_ptr(), &mut count) };
+        Rv::from(code).into_result(Function::GetMechanismList)?;
+        types.truncate(usize::try_from(count)?);
+        Ok(types)
+    }
+
+    /// Reads CK_MECHANISM_INFO as the module returns it. Nothing in it is checked.
+    pub(super) fn mechanism_info(&self, slot: Slot, mechanism: CK_MECHANISM_TYPE) -> Result<CK_MECHANISM_INFO> {
+        let read = self.functions.C_GetMechanismInfo.ok_or(Error::NullFunctionPointer)?;
+        let mut info = CK_MECHANISM_INFO::default();
+        // SAFETY: `info` is a CK_MECHANISM_INFO of plain data, borrowed mutably until the call returns.
+        let code = unsafe { read(slot_id(slot)?, mechanism, &mut info) };
+        Rv::from(code).into_result(Function::GetMechanismInfo)?;
         Ok(info)
     }
 

@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{Condvar, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use cryptoki::{object::ObjectHandle, session::Session};
@@ -82,6 +83,15 @@ impl SessionPool {
             }
             state = self.wait(state);
         }
+    }
+
+    /// Leases an open session that no operation uses. Returns `None` at once if there is none.
+    pub(super) fn lease_idle(&self) -> Option<SessionLease<'_>> {
+        let mut state = self.state();
+        let position = state.idle.iter().rposition(Option::is_some)?;
+        let session = state.idle.swap_remove(position);
+        state.in_use += 1;
+        Some(SessionLease { pool: self, counted: true, session })
     }
 
     /// Leases an open session, and waits for one as long as any is in use. Returns `None` if no session is open. For a
@@ -166,11 +176,31 @@ pub(super) struct ZsCache {
     clock: u64,
     /// The handle and the clock at the last use, by our key's number and the peer's key.
     objects: HashMap<(u64, PublicKey), (ObjectHandle, u64)>,
+    /// When each of our keys was seen in the token last, by its number.
+    seen: HashMap<u64, Instant>,
 }
+
+/// How long a Zs is used without a look at the key that it was derived from.
+const SEEN_RECENTLY: Duration = Duration::from_secs(1);
 
 impl ZsCache {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, clock: 0, objects: HashMap::new() }
+        Self { capacity, clock: 0, objects: HashMap::new(), seen: HashMap::new() }
+    }
+
+    /// Whether our key with this number has been in the token within the last second.
+    pub(super) fn has_seen(&self, key: u64) -> bool {
+        self.seen.get(&key).is_some_and(|seen| seen.elapsed() < SEEN_RECENTLY)
+    }
+
+    /// Records that our key with this number is in the token.
+    pub(super) fn saw(&mut self, key: u64) {
+        self.seen.insert(key, Instant::now());
+    }
+
+    /// Whether a Zs of our key with the number `key` and of a peer's key is cached.
+    pub(super) fn contains(&self, key: u64, peer: &PublicKey) -> bool {
+        self.objects.contains_key(&(key, peer.clone()))
     }
 
     /// The cached Zs of our key with the number `key` and of a peer's key.
@@ -215,6 +245,7 @@ impl ZsCache {
 
     /// Destroys all objects.
     pub(super) fn clear(&mut self, session: &Session) {
+        self.seen.clear();
         for (_, (handle, _)) in self.objects.drain() {
             drop(SessionObject::new(session, handle));
         }

@@ -1,21 +1,23 @@
 //! One PKCS#11 token: its keys are found and tested, its operations run, and a lost session is opened again once.
 
+use cryptoki::object::AttributeType;
+
 use super::{
     agree,
-    ckr::{CallError, CallResult, FailureKind},
+    ckr::{CallError, CallResult, During, FailureKind},
     connection::Connection,
     key_set::KeySet,
     key_table::{KeyTable, SearchContext},
     known_answer::{KnownAnswerTester, TestedKey},
     object::objects_made,
     options::OpenOptions,
-    profile::{Profile, Recovery},
+    profile::{Probe, Profile, Recovery},
     session::{OpenSession, SessionLease},
     sign::sign,
     uri::Uri,
 };
 use crate::{
-    crypto::{Cek, EncryptedKey},
+    crypto::{self, Cek, EncryptedKey},
     keys::PublicKey,
     secrets::{HeldKey, Purpose, Token, TokenError, TokenInfo, UnwrapRequest, WrapRequest},
 };
@@ -106,7 +108,7 @@ impl Pkcs11Token {
         let Some(usable) = keys.by_public.get(key).filter(|usable| usable.is_untested()) else { return Ok(()) };
         let mut tester = KnownAnswerTester::new(self.connection.driver(), &self.profile().agreement.tiers);
         let tested = TestedKey { usage: usable.held.usage, method: usable.method };
-        if !tester.still_matches(session, key, usable.private, tested)? {
+        if !tester.still_matches(session, key, usable.private, tested, true)? {
             return Err(TokenError::KeyGone.into());
         }
         usable.set_tested();
@@ -182,6 +184,27 @@ impl Token for Pkcs11Token {
         max.is_some_and(|max| objects_made() > max) && !options.pin.asks_a_person(uri.pin(), options.prompt.as_ref())
     }
 
+    fn probe(&self) -> Result<(), TokenError> {
+        let asked = self.connection.probe(|session| match self.profile().probe {
+            Probe::Session => Ok(()),
+            Probe::Random => {
+                session.handle.generate_random_slice(&mut [0; 8]).during("C_GenerateRandom")?;
+                Ok(())
+            }
+            // After a new login, older handles may be invalid: the next operation searches for the keys again.
+            Probe::Key if session.new_login => Ok(()),
+            Probe::Key => match self.keys.current().by_public.values().next() {
+                Some(key) => {
+                    let class = [AttributeType::Class];
+                    session.handle.get_attributes(key.private, &class).during("C_GetAttributeValue")?;
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+        });
+        Ok(asked?)
+    }
+
     fn keys(&self) -> Result<Vec<HeldKey>, TokenError> {
         let (keys, _) = self.search_all()?;
         let minimum = self.connection.options.minimum_custody;
@@ -208,7 +231,10 @@ impl Token for Pkcs11Token {
             if !usable.held.usage.allows_signing() {
                 return Err(TokenError::Unsupported(format!("the key {key} cannot sign")).into());
             }
-            sign(&session.handle, key, usable.private, input)
+            let signature = sign(&session.handle, key, usable.private, input)?;
+            crypto::verify(key, input, &signature)
+                .map_err(|_| TokenError::KnownAnswer(format!("the signature of {key} is wrong")))?;
+            Ok(signature)
         })
     }
 

@@ -1,12 +1,18 @@
 //! `pkcs11:` URIs (RFC 7512), parsed strictly.
 //!
-//! The attributes are those that find a token, its module and its PIN, and those that restrict its keys. Any other
-//! attribute is an error: a misspelt `token` must not match every token.
+//! Every attribute that the RFC defines is matched. Another attribute before the `?` is an error, since a URI with one
+//! names nothing (section 2.5), and a misspelt `token` must not match every token. Another attribute after the `?` is
+//! not used, and [`Uri::unused`] has its name, unless it looks like a misspelt one, or may be the rest of a value that has
+//! an unencoded `&`.
 
 use std::{fmt, str::FromStr};
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use percent_encoding::percent_encode;
 
+use super::{
+    uri_encoding::{IN_PATH, IN_QUERY, decode},
+    uri_error::UriError,
+};
 use crate::secrets::{
     TokenError,
     pin::{Pin, UriPin},
@@ -14,7 +20,8 @@ use crate::secrets::{
 
 /// Names a token, and optionally its module, the source of its PIN, and some of its keys.
 ///
-/// [`Display`](fmt::Display) writes a URI that parses to the same value, but without `pin-value`.
+/// [`Display`](fmt::Display) writes a URI that parses to the same value, but without `pin-value` and without attributes
+/// that are not used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Uri {
@@ -26,10 +33,22 @@ pub struct Uri {
     pub manufacturer: Option<String>,
     /// `model`: the token's model.
     pub model: Option<String>,
+    /// `library-manufacturer`: the module's manufacturer.
+    pub library_manufacturer: Option<String>,
+    /// `library-description`: the module's description of itself.
+    pub library_description: Option<String>,
+    /// `library-version`: the module's version, major and minor.
+    pub library_version: Option<(u8, u8)>,
+    /// `slot-manufacturer`: the manufacturer of the token's slot.
+    pub slot_manufacturer: Option<String>,
+    /// `slot-description`: the description of the token's slot.
+    pub slot_description: Option<String>,
     /// `object`: only keys with this CKA_LABEL.
     pub object: Option<String>,
     /// `id`: only keys with this CKA_ID.
     pub id: Option<Vec<u8>>,
+    /// `type`: the kind of object that the URI names. It restricts no keys: each half of a pair names the pair.
+    pub object_type: Option<ObjectType>,
     /// `slot-id`: the number of the token's slot. Modules may renumber slots.
     pub slot_id: Option<u64>,
     /// `module-path`: the module's file.
@@ -40,43 +59,57 @@ pub struct Uri {
     pub pin_source: Option<String>,
     /// `pin-value`: the PIN itself.
     pub pin_value: Option<Pin>,
+    /// The names of the attributes that have no effect: those after the `?` that the RFC does not define.
+    pub unused: Vec<String>,
 }
 
-/// What is wrong with a `pkcs11:` URI.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum UriError {
-    /// The URI does not begin with `pkcs11:`.
-    #[error("it does not begin with \"pkcs11:\"")]
-    Scheme,
-    /// An attribute without `=`, or an empty attribute between two separators.
-    #[error("{0:?} is not an attribute: it must be NAME=VALUE")]
-    NoValue(String),
-    /// An unknown attribute.
-    #[error("the attribute {0:?} is unknown")]
-    Unknown(String),
-    /// An attribute of the path after the `?`, or an attribute of the query before it.
-    #[error("the attribute {0:?} is on the wrong side of the \"?\"")]
-    WrongSide(&'static str),
-    /// An attribute that is given twice.
-    #[error("the attribute {0:?} is given twice")]
-    Duplicate(&'static str),
-    /// A character that must be percent-encoded, an incomplete percent-encoding, or invalid UTF-8.
-    #[error("the value of {0:?} is not well-formed: see RFC 7512 section 2.3 for what must be percent-encoded")]
-    Value(&'static str),
-    /// Two attributes that exclude each other.
-    #[error("{0:?} and {1:?} exclude each other")]
-    Both(&'static str, &'static str),
+/// The kind of object that a URI names (RFC 7512 section 2.3, `type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectType {
+    /// `private`
+    Private,
+    /// `public`
+    Public,
+    /// `cert`
+    Certificate,
 }
 
-const PATH: [&str; 7] = ["token", "serial", "manufacturer", "model", "object", "id", "slot-id"];
+impl ObjectType {
+    const ALL: [Self; 3] = [Self::Private, Self::Public, Self::Certificate];
+
+    /// The value of the attribute.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Public => "public",
+            Self::Certificate => "cert",
+        }
+    }
+}
+
+const PATH: [&str; 13] = [
+    "token",
+    "serial",
+    "manufacturer",
+    "model",
+    "library-manufacturer",
+    "library-description",
+    "slot-manufacturer",
+    "slot-description",
+    "object",
+    "id",
+    "type",
+    "slot-id",
+    "library-version",
+];
 const QUERY: [&str; 4] = ["module-path", "module-name", "pin-source", "pin-value"];
 
 impl FromStr for Uri {
     type Err = UriError;
 
     fn from_str(text: &str) -> Result<Self, UriError> {
-        let rest = match text.split_at_checked(7) {
+        // A file that a URI was read from may end with a newline.
+        let rest = match text.trim_ascii().split_at_checked(7) {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("pkcs11:") => rest,
             _ => return Err(UriError::Scheme),
         };
@@ -139,8 +172,18 @@ impl Uri {
         UriPin { source: self.pin_source.as_deref(), value: self.pin_value.as_ref() }
     }
 
+    /// The attribute of the query that was read and whose value may contain anything, the PIN first.
+    fn with_a_value_before(&self) -> Option<&'static str> {
+        let read = [
+            ("pin-value", self.pin_value.is_some()),
+            ("pin-source", self.pin_source.is_some()),
+            ("module-path", self.module_path.is_some()),
+        ];
+        read.into_iter().find_map(|(name, is_read)| is_read.then_some(name))
+    }
+
     /// Reads one attribute. `known` are the attributes of this part of the URI, `other` those of the other part, and
-    /// `more` the characters that need no encoding here in addition to [`PLAIN`].
+    /// `more` the further characters that need no encoding here.
     fn read(
         &mut self,
         attribute: &str,
@@ -148,17 +191,26 @@ impl Uri {
         other: &[&'static str],
         more: &str,
     ) -> Result<(), UriError> {
-        // The error quotes only the name: the value may be a PIN.
-        let (name, value) = match attribute.split_once('=') {
-            Some(parts) => parts,
-            None if attribute.is_empty() => return Err(UriError::NoValue(String::new())),
-            None => return Err(UriError::NoValue(attribute.chars().take(32).collect())),
+        // The value before this may have an unencoded `&`.
+        let before = self.with_a_value_before();
+        let unknown = |error: fn(String) -> UriError| match before {
+            Some(before) => UriError::Rest(before),
+            // The error quotes only the name: what comes after it may be a PIN.
+            None => error(attribute.chars().take_while(|it| is_in_names(*it)).take(32).collect()),
+        };
+        let Some((name, value)) = attribute.split_once('=') else {
+            let name = known.iter().chain(other).copied().find(|name| *name == attribute);
+            return Err(before.map_or(UriError::NoValue(name), UriError::Rest));
         };
         if let Some(name) = other.iter().find(|other| **other == name) {
             return Err(UriError::WrongSide(name));
         }
         let Some(name) = known.iter().copied().find(|known| *known == name) else {
-            return Err(UriError::Unknown(name.to_owned()));
+            if before.is_some() || !is_vendor_query(name, known) {
+                return Err(unknown(UriError::Unknown));
+            }
+            self.unused.push(name.to_owned());
+            return Ok(());
         };
         let bytes = decode(value, more).ok_or(UriError::Value(name))?;
         if name == "id" {
@@ -171,7 +223,18 @@ impl Uri {
                 let number = text.parse().ok().filter(|_| digits).ok_or(UriError::Value(name))?;
                 set_once(&mut self.slot_id, number, name)
             }
+            "library-version" => {
+                set_once(&mut self.library_version, version(&text).ok_or(UriError::Value(name))?, name)
+            }
+            "type" => {
+                let known = ObjectType::ALL.into_iter().find(|known| known.name() == text);
+                set_once(&mut self.object_type, known.ok_or(UriError::Type(text))?, name)
+            }
             "pin-value" => set_once(&mut self.pin_value, Pin::new(text), name),
+            "library-manufacturer" => set_once(&mut self.library_manufacturer, text, name),
+            "library-description" => set_once(&mut self.library_description, text, name),
+            "slot-manufacturer" => set_once(&mut self.slot_manufacturer, text, name),
+            "slot-description" => set_once(&mut self.slot_description, text, name),
             "token" => set_once(&mut self.token, text, name),
             "serial" => set_once(&mut self.serial, text, name),
             "manufacturer" => set_once(&mut self.manufacturer, text, name),
@@ -184,6 +247,24 @@ impl Uri {
     }
 }
 
+fn is_in_names(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "-_".contains(character)
+}
+
+/// Whether an unknown attribute is one of the query, and of a vendor: RFC 7512 section 2.5 has it ignored. One that begins
+/// like a known one is more likely a misspelt one.
+fn is_vendor_query(name: &str, known: &[&str]) -> bool {
+    let is_name = !name.is_empty() && name.chars().all(is_in_names);
+    known == QUERY && is_name && !["pin", "module"].iter().any(|start| name.to_ascii_lowercase().starts_with(start))
+}
+
+/// A version `M` or `M.N`. `M` means `M.0` (RFC 7512 section 2.3).
+fn version(text: &str) -> Option<(u8, u8)> {
+    let number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?;
+    let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+    Some((number(major)?, number(minor)?))
+}
+
 fn set_once<T>(attribute: &mut Option<T>, value: T, name: &'static str) -> Result<(), UriError> {
     match attribute.replace(value) {
         None => Ok(()),
@@ -191,75 +272,28 @@ fn set_once<T>(attribute: &mut Option<T>, value: T, name: &'static str) -> Resul
     }
 }
 
-/// The characters that need no encoding in a value (RFC 7512 section 2.3, `pk11-path-res-avail` and RFC 3986
-/// `unreserved`). The query allows `more` characters; `&` is allowed in the path only.
-const PLAIN: &str = "-._~:[]@!$'()*+,=";
-
-/// Percent-decoding that refuses characters which RFC 7512 wants encoded.
-/// `percent_encoding::percent_decode` accepts them.
-fn decode(value: &str, more: &str) -> Option<Vec<u8>> {
-    let mut bytes = value.bytes();
-    let mut decoded = Vec::with_capacity(value.len());
-    while let Some(byte) = bytes.next() {
-        let plain = byte.is_ascii_alphanumeric()
-            || PLAIN.as_bytes().contains(&byte)
-            || more.as_bytes().contains(&byte)
-            || (more.is_empty() && byte == b'&');
-        match byte {
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                let (high, low) = (digit()?, digit()?);
-                decoded.push((high * 16 + low) as u8);
-            }
-            _ if plain => decoded.push(byte),
-            _ => return None,
-        }
-    }
-    Some(decoded)
-}
-
-/// The characters to encode: all but `unreserved`. In the query, `/` and `:` are not encoded either, so that people
-/// can read paths.
-const IN_PATH: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'$')
-    .add(b'%')
-    .add(b'&')
-    .add(b'\'')
-    .add(b'(')
-    .add(b')')
-    .add(b'*')
-    .add(b'+')
-    .add(b',')
-    .add(b'/')
-    .add(b':')
-    .add(b';')
-    .add(b'<')
-    .add(b'=')
-    .add(b'>')
-    .add(b'?')
-    .add(b'@')
-    .add(b'[')
-    .add(b'\\')
-    .add(b']')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}')
-    .add(b'!');
-const IN_QUERY: &AsciiSet = &IN_PATH.remove(b'/').remove(b':');
-
 impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("pkcs11:")?;
+        let texts = [
+            &self.token,
+            &self.serial,
+            &self.manufacturer,
+            &self.model,
+            &self.library_manufacturer,
+            &self.library_description,
+            &self.slot_manufacturer,
+            &self.slot_description,
+            &self.object,
+        ];
         let slot_id = self.slot_id.map(|number| number.to_string());
-        let path = [&self.token, &self.serial, &self.manufacturer, &self.model, &self.object]
+        let version = self.library_version.map(|(major, minor)| format!("{major}.{minor}"));
+        let rest = [self.object_type.map(ObjectType::name), slot_id.as_deref(), version.as_deref()];
+        let path = texts
             .map(|value| value.as_ref().map(String::as_bytes))
             .into_iter()
-            .chain([self.id.as_deref(), slot_id.as_deref().map(str::as_bytes)]);
+            .chain([self.id.as_deref()])
+            .chain(rest.map(|value| value.map(str::as_bytes)));
         let mut separator = "";
         for (name, value) in PATH.iter().zip(path) {
             if let Some(value) = value {
@@ -315,13 +349,23 @@ mod tests {
         assert_eq!(parse("pkcs"), UriError::Scheme);
         assert_eq!(parse("pkcs11:tokne=a"), UriError::Unknown("tokne".into()));
         assert_eq!(parse("pkcs11:Token=a"), UriError::Unknown("Token".into()));
+        assert_eq!(parse("pkcs11:token=a;x-vendor=b"), UriError::Unknown("x-vendor".into()));
+        assert_eq!(parse("pkcs11:token=a?pin-sorce=b"), UriError::Unknown("pin-sorce".into()));
+        assert_eq!(parse("pkcs11:token=a?Module_Path=b"), UriError::Unknown("Module_Path".into()));
+        for other in ["secret-key", "data", "Private", ""] {
+            assert_eq!(parse(&format!("pkcs11:type={other}")), UriError::Type(other.into()));
+        }
+        for bad in ["", ".", "2.", ".1", "2.6.1", "256", "+2", "a"] {
+            assert_eq!(parse(&format!("pkcs11:library-version={bad}")), UriError::Value("library-version"), "{bad}");
+        }
         assert_eq!(parse("pkcs11:token=a;token=b"), UriError::Duplicate("token"));
         assert_eq!(parse("pkcs11:?pin-value=a&pin-value=b"), UriError::Duplicate("pin-value"));
         assert_eq!(parse("pkcs11:module-path=/a"), UriError::WrongSide("module-path"));
         assert_eq!(parse("pkcs11:?token=a"), UriError::WrongSide("token"));
-        assert_eq!(parse("pkcs11:token"), UriError::NoValue("token".into()));
-        assert_eq!(parse("pkcs11:token=a;;serial=b"), UriError::NoValue(String::new()));
-        assert_eq!(parse("pkcs11:token=a?"), UriError::NoValue(String::new()));
+        assert_eq!(parse("pkcs11:token"), UriError::NoValue(Some("token")));
+        assert_eq!(parse("pkcs11:token=a;;serial=b"), UriError::NoValue(None));
+        assert_eq!(parse("pkcs11:token=a?"), UriError::NoValue(None));
+        assert_eq!(parse("pkcs11:token=a?1234"), UriError::NoValue(None), "it may be a PIN");
         for bad in ["%", "%1", "%zz", "%+1", "a b", "a/b", "a#b", "%ff", "é"] {
             assert_eq!(parse(&format!("pkcs11:token={bad}")), UriError::Value("token"), "{bad}");
         }
@@ -329,6 +373,30 @@ mod tests {
             assert_eq!(parse(&format!("pkcs11:slot-id={bad}")), UriError::Value("slot-id"), "{bad}");
         }
         assert_eq!(parse("pkcs11:?pin-value=1&pin-source=file:x"), UriError::Both("pin-source", "pin-value"));
+    }
+
+    /// As p11tool 3.7.9 (`--list-tokens --detailed-url`, `--list-privkeys`) and pkcs11-tool 0.23 print them, and as a file
+    /// of a Kubernetes secret has them.
+    #[test]
+    fn uris_of_other_tools() {
+        let uri: Uri = "pkcs11:library-description=Implementation%20of%20PKCS11;library-manufacturer=SoftHSM;\
+                        library-version=2.6;slot-id=7;slot-description=SoftHSM%20slot%20ID%200x7;\
+                        slot-manufacturer=SoftHSM%20project;model=SoftHSM%20v2;manufacturer=SoftHSM%20project;\
+                        serial=8d6dcd6a2fe80aaa;token=demo"
+            .parse()
+            .unwrap();
+        assert_eq!(uri.library_description.as_deref(), Some("Implementation of PKCS11"));
+        assert_eq!((uri.library_version, uri.slot_id), (Some((2, 6)), Some(7)));
+        assert_eq!(uri.slot_description.as_deref(), Some("SoftHSM slot ID 0x7"));
+        let uri: Uri = "pkcs11:token=demo;id=%01%AB;object=my%20key;type=private".parse().unwrap();
+        assert_eq!((uri.object_type, uri.unused.len()), (Some(ObjectType::Private), 0));
+        assert_eq!("pkcs11:library-version=3".parse::<Uri>().unwrap().library_version, Some((3, 0)));
+        let uri: Uri = "pkcs11:token=demo?x-replicas=2&vendor_b=a/b?c&pin-source=file:/run/pin\n".parse().unwrap();
+        assert_eq!(
+            (uri.pin_source.as_deref(), &uri.unused[..]),
+            (Some("file:/run/pin"), &["x-replicas".to_owned(), "vendor_b".to_owned()][..])
+        );
+        assert_eq!(uri.to_string(), "pkcs11:token=demo?pin-source=file:/run/pin");
     }
 
     #[test]
@@ -347,20 +415,42 @@ mod tests {
         assert!(!format!("{uri:?}").contains("4711"));
         let error = "pkcs11:token=a?pin-value=4711 0815".parse::<Uri>().unwrap_err();
         assert!(!format!("{error} {error:?}").contains("4711"));
+        let error = "pkcs11:token=a?pin-value:4711=0815".parse::<Uri>().unwrap_err();
+        assert_eq!(error, UriError::Unknown("pin-value".into()));
+    }
+
+    /// A PIN, or the name of a file, with an unencoded `&` is not cut, and its rest is not shown.
+    #[test]
+    fn an_unencoded_ampersand_is_refused() {
+        for rest in ["cd=ef", "cd", "pincd=ef", "", "é=cd", "cd=ef&module-name=g"] {
+            for name in ["pin-value", "pin-source", "module-path"] {
+                let error = format!("pkcs11:token=a?{name}=ab&{rest}").parse::<Uri>().unwrap_err();
+                assert_eq!(error, UriError::Rest(name), "{rest}");
+                assert!(!format!("{error} {error:?}").contains("cd"), "{error}");
+            }
+            let error = format!("pkcs11:?pin-value=ab&module-path=/m&{rest}").parse::<Uri>().unwrap_err();
+            assert_eq!(error, UriError::Rest("pin-value"));
+        }
+        let uri: Uri = "pkcs11:token=a?x-b=c&pin-value=ab%26cd=ef&module-path=/m".parse().unwrap();
+        assert_eq!(uri.pin_value, Some(Pin::new("ab&cd=ef".to_owned())));
     }
 
     proptest! {
         #[test]
         fn display_parses_to_the_same(
-            texts in proptest::collection::vec(proptest::option::of(any::<String>()), 7),
+            texts in proptest::collection::vec(proptest::option::of(any::<String>()), 11),
             id in proptest::option::of(any::<Vec<u8>>()),
             slot_id: Option<u64>,
+            library_version: Option<(u8, u8)>,
+            object_type in proptest::option::of(proptest::sample::select(&ObjectType::ALL[..])),
         ) {
             let mut texts = texts.into_iter();
             let mut next = || texts.next().unwrap();
             let mut uri = Uri {
                 token: next(), serial: next(), manufacturer: next(), model: next(), object: next(),
-                module_path: next(), pin_source: next(), id, slot_id, ..Uri::default()
+                library_manufacturer: next(), library_description: next(), slot_manufacturer: next(),
+                slot_description: next(), module_path: next(), pin_source: next(), id, slot_id, library_version,
+                object_type, ..Uri::default()
             };
             prop_assert_eq!(&uri.to_string().parse::<Uri>().unwrap(), &uri);
             (uri.module_name, uri.module_path) = (uri.module_path, None);

@@ -64,7 +64,7 @@ async fn a_log_is_found_by_port_and_path() {
 
 #[tokio::test]
 async fn a_hostile_servers_log_is_refused() {
-    use ResolveError::{NotFound, Unavailable, Webvh};
+    use ResolveError::{NotFetched, NotFound, Unavailable, Webvh};
     let host = Host::new().await;
     let did = host.log.did();
     let ask = async || host.resolver().resolve(&did).await.unwrap_err();
@@ -73,7 +73,9 @@ async fn a_hostile_servers_log_is_refused() {
     assert!(matches!(ask().await, Unavailable { .. }));
     host.respond_with(|| redirect(301, "/dids/one/did.jsonl"));
     let before = host.server.request_count();
-    assert!(matches!(ask().await, Unavailable { .. }));
+    let error = ask().await;
+    assert!(matches!(error, NotFetched { .. }) && !error.may_pass(), "{error}");
+    assert!(error.to_string().contains("redirects with status 301"), "{error}");
     assert_eq!(host.server.request_count(), before + 1, "the redirect was followed");
     // Larger than the limit, although each line is valid.
     host.respond_with(|| response(200, vec![b'\n'; 1024 * 1024 + 1]));

@@ -12,8 +12,8 @@ use std::{
 };
 
 use claviger::agent::store::{
-    Change, Commit, CommitOutcome, DeliveryQuery, Retention, SqliteOptions, SqliteStore, Store, StoreError, backup,
-    restore,
+    Change, Commit, CommitOutcome, DeliveryQuery, NewEvent, Retention, SqliteOptions, SqliteStore, Store, StoreError,
+    backup, restore,
 };
 use rusqlite::Connection;
 
@@ -228,8 +228,8 @@ async fn a_bad_backup_is_not_restored() {
     let alter = |sql: &str| Connection::open(&saved).unwrap().execute_batch(sql).unwrap();
     alter("PRAGMA application_id = 7");
     refused("is another program's database");
-    alter("PRAGMA user_version = 4; UPDATE meta SET value = 4 WHERE name = 'readable_from'");
-    refused("has schema 4");
+    alter("PRAGMA user_version = 6; UPDATE meta SET value = 6 WHERE name = 'readable_from'");
+    refused("has schema 6");
     fs::remove_file(&saved).unwrap();
     refused("unable to open");
     restore(&saved, &path, true).unwrap();
@@ -261,6 +261,50 @@ async fn a_restored_store_gives_out_no_cursor_again() {
             assert!(matches!(asked, Err(StoreError::UnknownCursor(_))), "{asked:?}");
         }
         given.push(cursors[1]);
+        store.close().await.unwrap();
+    }
+}
+
+/// Events have cursors of their own, which follow the same rule: also in a store that was restored by a release that does not
+/// know events.
+#[tokio::test]
+async fn a_restored_store_gives_out_no_cursor_of_an_event_again() {
+    let location = SqliteLocation::new();
+    let event = || commit_of([Change::Event(NewEvent { time: now(), kind: "a".to_owned(), data: "{}".to_owned() })]);
+    let store = open(&location.path(), SqliteOptions::default());
+    store.commit(event()).await.unwrap();
+    let copy = location.0.path().join("copy");
+    backup(&location.path(), &copy, |_, _| ()).unwrap();
+    store.commit(event()).await.unwrap();
+    let cursors = async |store: &SqliteStore| -> Vec<i64> {
+        store.events(0, &["a"], 10).await.unwrap().iter().map(|event| event.cursor).collect()
+    };
+    let mut given = cursors(&store).await;
+    store.close().await.unwrap();
+    for round in 0..3 {
+        restore(&copy, &location.path(), true).unwrap();
+        if round == 1 {
+            // What an older release does when it opens the store.
+            let older = "INSERT INTO cursor_ranges (first) SELECT max(first) + 700000 FROM cursor_ranges;
+                UPDATE cursor_ranges SET last = first WHERE first < (SELECT max(first) FROM cursor_ranges);
+                DELETE FROM meta WHERE name = 'restored'";
+            Connection::open(location.path()).unwrap().execute_batch(older).unwrap();
+        }
+        let store = open(&location.path(), SqliteOptions::default());
+        store.commit(event()).await.unwrap();
+        let found = cursors(&store).await;
+        assert_eq!(found[0], given[0]);
+        assert!(!given.contains(&found[1]) && found[1] > given[1], "{given:?} {found:?}");
+        for unknown in &given[1..] {
+            let asked = store.events(*unknown, &["a"], 10).await;
+            assert!(matches!(asked, Err(StoreError::UnknownCursor(_))), "{asked:?}");
+        }
+        given.push(found[1]);
+        store.close().await.unwrap();
+        // It does not begin again at the next start.
+        let store = open(&location.path(), SqliteOptions::default());
+        store.commit(event()).await.unwrap();
+        assert_eq!(cursors(&store).await[2], found[1] + 1);
         store.close().await.unwrap();
     }
 }

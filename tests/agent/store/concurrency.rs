@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use claviger::agent::store::{Change, Commit, ReceiveOutcome, Retention, SendOutcome, StoreError};
+use claviger::agent::store::{
+    Change, Commit, OutboxQuery, ReceiveOutcome, Retention, SendOutcome, StoreError, ThreadPosition,
+};
 
 use crate::store::{
     fixtures::{all, commit_of, new_envelope, now, outgoing, pending_ids},
@@ -39,8 +41,10 @@ pub async fn a_closed_store_refuses_requests(location: &dyn StoreLocation) {
         store.outbox_peers(),
         store.outbox_entries("", &[], &[], 1),
         store.outbox_entry(""),
-        store.record_send_outcome("", SendOutcome::Sent(0)),
-        store.thread_entries("", 1),
+        store.record_send_outcome("", SendOutcome::Sent(0), None),
+        store.outbox(OutboxQuery::default()),
+        store.cancel_outgoing("", 1),
+        store.thread_entries("", ThreadPosition::default(), 1),
         store.record("", ""),
         store.records("", "", 1),
         store.delete_expired(0, &Retention::default(), 1),
@@ -94,7 +98,7 @@ pub async fn a_write_is_visible_to_reads(location: &dyn StoreLocation) {
                 commit_ok(&*store, commit_of([Change::Send(outgoing(number, &format!("did:example:{number}")))])).await;
                 assert!(store.outbox_entry(&format!("outgoing {number}")).await.unwrap().is_some());
                 store
-                    .record_send_outcome(&format!("outgoing {number}"), SendOutcome::Later(7, String::new()))
+                    .record_send_outcome(&format!("outgoing {number}"), SendOutcome::Later(7, String::new()), None)
                     .await
                     .unwrap();
                 let found = store.outbox_entries(&format!("did:example:{number}"), &[], &[], 1).await.unwrap();

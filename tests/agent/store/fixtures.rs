@@ -75,6 +75,7 @@ pub fn outgoing(number: u64, peer: &str) -> OutboxEntry {
         time: now(),
         problem: None,
         to_stranger: false,
+        by_application: number % 2 == 1,
         sealed: Some(vec![number as u8; 20]),
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use claviger::agent::store::{
-    Change, Delivery, DeliveryQuery, ExpiredMessage, OutboxEntry, SendOutcome, SendState, Store, StoreError,
-    ThreadEntry,
+    Change, Delivery, DeliveryQuery, OutboxEntry, OutboxQuery, SendOutcome, SendState, Store, StoreError, ThreadEntry,
+    ThreadPosition,
 };
 
 use crate::store::{
@@ -80,8 +80,8 @@ pub async fn large_deliveries_are_read_in_parts(location: &dyn StoreLocation) {
     // The entries of a thread have no content, and say whether there is some.
     let thread = large(1).thread;
     store.acknowledge(&[large(1).id]).await.unwrap();
-    let entries = store.thread_entries(&thread, 10).await.unwrap();
-    let contents = entries.iter().filter_map(|entry| match entry {
+    let entries = store.thread_entries(&thread, ThreadPosition::default(), 10).await.unwrap();
+    let contents = entries.iter().filter_map(|(_, entry)| match entry {
         ThreadEntry::Received(delivery) => Some((delivery.id.clone(), delivery.sealed.clone())),
         ThreadEntry::Sent(_) => None,
     });
@@ -103,6 +103,18 @@ pub async fn acknowledged_content_is_deleted_once(location: &dyn StoreLocation) 
     assert_eq!(found.len(), 3);
     assert!(found.iter().all(|delivery| delivery.sealed.is_none()), "{found:?}");
     assert_eq!(store.usage().await.unwrap().deliveries, 0);
+
+    // They are still found by their ids, and by the beginning of these.
+    let by_id = async |beginning: &str, limit| {
+        let found = store.deliveries_by_id(beginning, limit).await.unwrap();
+        found.into_iter().map(|delivery| delivery.id).collect::<Vec<_>>()
+    };
+    let [first, second, third] = &ids(&[1, 2, 3])[..] else { panic!("three ids") };
+    assert_eq!(by_id(second, 2).await, std::slice::from_ref(second));
+    let common: String = first.chars().zip(second.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
+    assert_eq!(by_id(&common, 10).await, [first.clone(), second.clone(), third.clone()]);
+    assert_eq!(by_id(&common, 2).await.len(), 2);
+    assert_eq!(by_id(&format!("{third}x"), 2).await, [""; 0]);
 }
 
 pub async fn the_outbox_keeps_the_order_of_each_peer(location: &dyn StoreLocation) {
@@ -130,7 +142,7 @@ pub async fn the_outbox_keeps_the_order_of_each_peer(location: &dyn StoreLocatio
     assert_eq!(ask("did:example:odd", &["8", "9", "none"], 10).await, "6 4");
     assert_eq!(ask("did:example:nobody", &[], 10).await, "");
     for id in ["9", "5", "7"] {
-        store.record_send_outcome(id, SendOutcome::Sent(now())).await.unwrap();
+        store.record_send_outcome(id, SendOutcome::Sent(now()), None).await.unwrap();
     }
     assert_eq!(ask("did:example:even", &[], 10).await, "");
     let peers: BTreeSet<_> = store.outbox_peers().await.unwrap().into_iter().collect();
@@ -145,7 +157,7 @@ pub async fn send_outcomes_are_recorded(location: &dyn StoreLocation) {
     let [sent, failed, expired, later, in_flight] = made;
     assert_eq!(store.outbox_entry(&sent.id).await.unwrap(), Some(sent.clone()));
     assert_eq!(store.outbox_entry("none").await.unwrap(), None);
-    store.record_send_outcome("none", SendOutcome::Sent(1)).await.unwrap();
+    store.record_send_outcome("none", SendOutcome::Sent(1), None).await.unwrap();
 
     let outcomes = [
         (&later.id, SendOutcome::Later(50, "no answer".to_owned())),
@@ -164,7 +176,7 @@ pub async fn send_outcomes_are_recorded(location: &dyn StoreLocation) {
         (&in_flight.id, SendOutcome::Sent(80)),
     ];
     for (id, outcome) in outcomes {
-        store.record_send_outcome(id, outcome).await.unwrap();
+        store.record_send_outcome(id, outcome, None).await.unwrap();
     }
     let store = reopen(location, store).await;
     let assert_state = async |outgoing: OutboxEntry, state, tries, time, problem: Option<&str>| {
@@ -188,20 +200,23 @@ pub async fn waiting_messages_expire_without_an_attempt(location: &dyn StoreLoca
         kind: format!("https://example.org/offer/1.0/{expires}"),
         ..outgoing(expires.unsigned_abs(), &format!("did:example:{}", expires / 20))
     });
-    commit_ok(&*store, commit_of(made.map(Change::Send))).await;
-    store.record_send_outcome("outgoing 30", SendOutcome::Later(20, "no answer".to_owned())).await.unwrap();
-    assert!(store.expire_outgoing(29, 10).await.unwrap().is_empty());
+    commit_ok(&*store, commit_of(made.clone().map(Change::Send))).await;
+    store.record_send_outcome("outgoing 30", SendOutcome::Later(20, "no answer".to_owned()), None).await.unwrap();
+    assert!(store.expire_outgoing(29, 10, |_| None).await.unwrap().is_empty());
     // The earliest come first, and the limit holds.
-    let mut expired = store.expire_outgoing(50, 2).await.unwrap();
+    let mut expired = store.expire_outgoing(50, 2, |_| None).await.unwrap();
     expired.sort_by(|one, other| one.message.cmp(&other.message));
-    let of = |expires: u64, problem: Option<&str>| ExpiredMessage {
-        message: format!("message {expires}"),
-        kind: format!("https://example.org/offer/1.0/{expires}"),
+    let of = |index: usize, problem: Option<&str>| OutboxEntry {
+        state: SendState::Expired,
+        tries: u32::from(problem.is_some()),
+        time: 50,
         problem: problem.map(str::to_owned),
+        sealed: None,
+        ..made[index].clone()
     };
-    assert_eq!(expired, [of(30, Some("no answer")), of(40, None)]);
-    assert_eq!(store.expire_outgoing(50, 2).await.unwrap(), [of(50, None)]);
-    assert!(store.expire_outgoing(50, 2).await.unwrap().is_empty());
+    assert_eq!(expired, [of(2, Some("no answer")), of(1, None)]);
+    assert_eq!(store.expire_outgoing(50, 2, |_| None).await.unwrap(), [of(0, None)]);
+    assert!(store.expire_outgoing(50, 2, |_| None).await.unwrap().is_empty());
     let found = store.outbox_entry("outgoing 30").await.unwrap().unwrap();
     assert_eq!((found.state, found.time, found.sealed), (SendState::Expired, 50, None));
     assert_eq!(found.problem.as_deref(), Some("no answer"));
@@ -226,17 +241,84 @@ pub async fn a_thread_lists_both_directions_by_time(location: &dyn StoreLocation
     commit_ok(&*store, commit_of(changes)).await;
     store.acknowledge(&[delivery(6).id]).await.unwrap();
     let store = reopen(location, store).await;
-    let ask = async |thread: &str, limit| {
-        let entries = store.thread_entries(thread, limit).await.unwrap();
-        let message = |entry| match entry {
+    let ask_after = async |thread: &str, after, limit| {
+        let entries = store.thread_entries(thread, after, limit).await.unwrap();
+        let message = |(_, entry)| match entry {
             ThreadEntry::Received(delivery) => format!("< {}", delivery.message),
             ThreadEntry::Sent(outgoing) => format!("> {}", outgoing.message),
         };
         entries.into_iter().map(message).collect::<Vec<_>>().join(", ")
     };
+    let ask = async |thread: &str, limit| ask_after(thread, ThreadPosition::default(), limit).await;
     let whole = "< message 6, > message 4, < message 2, > message 8, > message 10, > message 0";
     assert_eq!(ask("thread 0", 10).await, whole);
     assert_eq!(ask("thread 0", 3).await, "< message 6, > message 4, < message 2");
     assert_eq!(ask("thread 1", 10).await, "< message 7");
     assert_eq!(ask("thread 2", 10).await, "");
+    // Read again from each position, one page after the other.
+    for size in 1..=6 {
+        let (mut after, mut pages) = (ThreadPosition::default(), Vec::new());
+        loop {
+            let page = store.thread_entries("thread 0", after, size).await.unwrap();
+            let Some((last, _)) = page.last() else { break };
+            pages.push(ask_after("thread 0", after, size).await);
+            after = *last;
+        }
+        assert_eq!(pages.join(", "), whole, "pages of {size}");
+    }
+}
+
+pub async fn the_outbox_is_listed_by_state_in_pages(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let peers = ["did:example:even", "did:example:odd"];
+    let made: Vec<_> = (0..10)
+        .map(|number| OutboxEntry { created: 50 + number as i64 / 3, ..outgoing(number, peers[number as usize % 2]) })
+        .collect();
+    commit_ok(&*store, commit_of(made.iter().cloned().map(Change::Send).collect::<Vec<_>>())).await;
+    for (number, outcome) in [
+        (2, SendOutcome::Sent(80)),
+        (3, SendOutcome::Failed(80, "refused".to_owned())),
+        (4, SendOutcome::Expired(80)),
+        (6, SendOutcome::Later(90, "no answer".to_owned())),
+    ] {
+        store.record_send_outcome(&made[number].id, outcome, None).await.unwrap();
+    }
+    for (number, is_cancelled) in [(6, true), (6, false), (2, false), (7, true)] {
+        assert_eq!(store.cancel_outgoing(&made[number].id, 85).await.unwrap(), is_cancelled, "{number}");
+    }
+    assert!(!store.cancel_outgoing("none", 85).await.unwrap());
+    let store = reopen(location, store).await;
+    let cancelled = store.outbox_entry(&made[6].id).await.unwrap().unwrap();
+    assert_eq!((cancelled.state, cancelled.time, cancelled.sealed), (SendState::Cancelled, 85, None));
+    assert_eq!(cancelled.problem.as_deref(), Some("no answer"), "the reason of the last attempt stays");
+    // No attempt is recorded any more, but one that was under way and has sent the message.
+    for outcome in [SendOutcome::Failed(95, "late".to_owned()), SendOutcome::Later(95, "late".to_owned())] {
+        store.record_send_outcome(&made[6].id, outcome, None).await.unwrap();
+    }
+    assert_eq!(store.outbox_entry(&made[6].id).await.unwrap().unwrap().state, SendState::Cancelled);
+    store.record_send_outcome(&made[7].id, SendOutcome::Sent(95), None).await.unwrap();
+
+    let list = async |state, peer: Option<&str>, limit| {
+        let (mut query, mut found) =
+            (OutboxQuery { state, peer: peer.map(str::to_owned), limit, ..OutboxQuery::default() }, String::new());
+        loop {
+            let page = store.outbox(query.clone()).await.unwrap();
+            assert!(page.len() <= limit && page.iter().all(|(_, entry)| entry.sealed.is_none()));
+            let Some((last, _)) = page.last() else { return found };
+            query.after = *last;
+            page.iter().for_each(|(_, entry)| found.push_str(entry.id.strip_prefix("outgoing ").unwrap()));
+        }
+    };
+    for limit in [1, 2, 3, 100] {
+        assert_eq!(list(None, None, limit).await, "0123456789");
+        assert_eq!(list(Some(SendState::Waiting), None, limit).await, "01589");
+        assert_eq!(list(Some(SendState::Waiting), Some(peers[1]), limit).await, "159");
+        assert_eq!(list(Some(SendState::Sent), None, limit).await, "27");
+        assert_eq!(list(Some(SendState::Failed), None, limit).await, "3");
+        assert_eq!(list(Some(SendState::Expired), None, limit).await, "4");
+        assert_eq!(list(Some(SendState::Cancelled), None, limit).await, "6");
+        assert_eq!(list(Some(SendState::Cancelled), Some(peers[1]), limit).await, "");
+        assert_eq!(list(None, Some(peers[0]), limit).await, "02468");
+    }
+    assert_eq!(store.usage().await.unwrap().outgoing, 5);
 }

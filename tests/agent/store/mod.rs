@@ -14,6 +14,7 @@ mod commits;
 mod concurrency;
 mod disk;
 mod envelopes;
+mod events;
 mod fixtures;
 mod messages;
 mod model;
@@ -59,6 +60,7 @@ impl StoreLocation for SqliteLocation {
             max_stranger_marks: limits.stranger_marks,
             max_stranger_unread: limits.stranger_unread,
             max_stranger_unread_bytes: limits.stranger_unread_bytes,
+            max_events: limits.events,
             ..SqliteOptions::default()
         };
         Arc::new(open(&self.path(), limits))

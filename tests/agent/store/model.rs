@@ -160,7 +160,7 @@ impl Model {
                     2 => SendOutcome::Failed(now(), why),
                     _ => SendOutcome::Expired(now()),
                 };
-                store.record_send_outcome(&outgoing.id, outcome.clone()).await.unwrap();
+                store.record_send_outcome(&outgoing.id, outcome.clone(), None).await.unwrap();
                 apply_outcome(outgoing, outcome);
             }
             Operation::DeleteExpired { days, unread } => {
@@ -224,7 +224,8 @@ impl Model {
             match change {
                 Change::Deliver(delivery) => deliveries.push((delivery, false)),
                 Change::Send(message) => outgoing.push(message),
-                Change::Keep(_) => {}
+                // No step makes one.
+                Change::Event(_) | Change::Keep(_) => {}
                 Change::Put(record) | Change::Remember(record) => {
                     let current = records.get(&record.key).filter(|record| record.expires != Some(PAST));
                     if current.map_or(0, |record| record.revision) != record.revision {

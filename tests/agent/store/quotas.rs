@@ -227,11 +227,11 @@ pub async fn a_peer_has_a_limit_of_replies(location: &dyn StoreLocation) {
     assert!(!may_reply(&*store).await);
     // The quota concerns replies only: the store accepts what the application sends.
     send(3).await;
-    store.record_send_outcome("outgoing 1", SendOutcome::Later(now(), "unreachable".to_owned())).await.unwrap();
-    store.record_send_outcome("outgoing 1", SendOutcome::Sent(now())).await.unwrap();
-    store.record_send_outcome("outgoing 1", SendOutcome::Sent(now())).await.unwrap();
+    store.record_send_outcome("outgoing 1", SendOutcome::Later(now(), "unreachable".to_owned()), None).await.unwrap();
+    store.record_send_outcome("outgoing 1", SendOutcome::Sent(now()), None).await.unwrap();
+    store.record_send_outcome("outgoing 1", SendOutcome::Sent(now()), None).await.unwrap();
     assert!(!may_reply(&*store).await && store.peer_quota("did:example:others", false).await.unwrap().may_reply);
-    store.record_send_outcome("outgoing 2", SendOutcome::Failed(now(), "no endpoint".to_owned())).await.unwrap();
+    store.record_send_outcome("outgoing 2", SendOutcome::Failed(now(), "no endpoint".to_owned()), None).await.unwrap();
     assert!(may_reply(&*store).await);
     assert_eq!(store.delete_expired(now() + 60 * DAY, &Retention::default(), 100).await.unwrap(), 2);
     assert!(may_reply(&*store).await);

@@ -27,9 +27,9 @@ pub async fn expired_content_is_deleted(location: &dyn StoreLocation) {
     changes.push(Change::Put(record("b", 0, "")));
     commit_ok(&*store, commit_of(changes)).await;
     store.acknowledge(&[delivery(1).id]).await.unwrap();
-    store.record_send_outcome("outgoing 3", SendOutcome::Sent(now())).await.unwrap();
-    store.record_send_outcome("outgoing 4", SendOutcome::Failed(now(), String::new())).await.unwrap();
-    store.record_send_outcome("outgoing 5", SendOutcome::Expired(now())).await.unwrap();
+    store.record_send_outcome("outgoing 3", SendOutcome::Sent(now()), None).await.unwrap();
+    store.record_send_outcome("outgoing 4", SendOutcome::Failed(now(), String::new()), None).await.unwrap();
+    store.record_send_outcome("outgoing 5", SendOutcome::Expired(now()), None).await.unwrap();
 
     // Each kind of content expires at its own time.
     let retention = Retention::default();
@@ -126,7 +126,7 @@ pub async fn usage_counts_the_content(location: &dyn StoreLocation) {
     assert_eq!(store.pending_count("did:example:nobody").await.unwrap(), 0);
     commit_ok(&*store, process_envelope(first)).await;
     store.acknowledge(&[delivery(2).id]).await.unwrap();
-    store.record_send_outcome("outgoing 2", SendOutcome::Sent(now())).await.unwrap();
+    store.record_send_outcome("outgoing 2", SendOutcome::Sent(now()), None).await.unwrap();
     let usage = store.usage().await.unwrap();
     assert_eq!((usage.envelopes, usage.envelope_bytes, usage.deliveries, usage.outgoing), (1, 500, 1, 1));
     assert_eq!(usage.delivery_bytes, 20);

@@ -139,7 +139,7 @@ pub async fn replies_to_strangers_leave_no_history(location: &dyn StoreLocation)
         SendOutcome::Expired(now()),
     ];
     for (entry, outcome) in all.iter().zip(outcomes) {
-        store.record_send_outcome(&entry.id, outcome).await.unwrap();
+        store.record_send_outcome(&entry.id, outcome, None).await.unwrap();
     }
     let mut left = Vec::new();
     for entry in &all {
@@ -147,7 +147,7 @@ pub async fn replies_to_strangers_leave_no_history(location: &dyn StoreLocation)
     }
     assert_eq!(left, [false, true, true, false, false, true]);
     // Those whose time is over go with the next sweep.
-    assert_eq!(store.expire_outgoing(now() + 48 * HOUR, 10).await.unwrap().len(), 2);
+    assert_eq!(store.expire_outgoing(now() + 48 * HOUR, 10, |_| None).await.unwrap().len(), 2);
     sweep_in(&*store, 72 * HOUR).await;
     for (number, is_left) in [(2, false), (5, false), (1, true)] {
         assert_eq!(store.outbox_entry(&all[number].id).await.unwrap().is_some(), is_left);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use claviger::agent::store::{Commit, CommitOutcome, NewEnvelope, ReceiveOutcome, Store};
 
 pub use crate::store::{
-    commits::*, concurrency::*, envelopes::*, messages::*, quotas::*, records::*, retention::*, strangers::*,
+    commits::*, concurrency::*, envelopes::*, events::*, messages::*, quotas::*, records::*, retention::*, strangers::*,
 };
 
 /// A location of a store. A store that is closed and opened again has the same content.
@@ -30,6 +30,7 @@ pub struct Limits {
     pub stranger_marks: u64,
     pub stranger_unread: u64,
     pub stranger_unread_bytes: u64,
+    pub events: u64,
 }
 
 pub const NO_LIMITS: Limits = Limits {
@@ -45,6 +46,7 @@ pub const NO_LIMITS: Limits = Limits {
     stranger_marks: 100_000,
     stranger_unread: 100_000,
     stranger_unread_bytes: 1 << 30,
+    events: 100_000,
 };
 
 /// The tests of the suite, for locations that `$make` creates.
@@ -72,8 +74,10 @@ macro_rules! suite {
             send_outcomes_are_recorded
             waiting_messages_expire_without_an_attempt
             a_thread_lists_both_directions_by_time
+            the_outbox_is_listed_by_state_in_pages
             records_have_keys_and_revisions
             an_expired_record_is_not_returned
+            connections_and_rotations_are_found_by_peer
             expired_content_is_deleted
             a_mark_outlives_the_copies_that_wait
             deletion_stops_at_its_limit
@@ -96,6 +100,10 @@ macro_rules! suite {
             marks_of_the_future_are_kept_until_then
             what_may_have_been_handled_is_not_certainly_new
             untimed_marks_of_strangers_are_dropped
+            events_are_read_in_order_by_kind
+            an_event_is_written_with_what_it_tells
+            old_and_surplus_events_are_deleted
+            events_of_strangers_take_a_tenth
             a_closed_store_refuses_requests
             hundreds_of_concurrent_envelopes_are_durable
             concurrent_commits_are_atomic

@@ -32,6 +32,8 @@ pub(crate) struct Call {
     refused: Option<CK_RV>,
     /// Whether to return a wrong result.
     wrong: bool,
+    /// Whether the result is an object with an empty value.
+    empty: bool,
     /// The code to return although the real function was called.
     failed: Option<CK_RV>,
     orders: Arc<Orders>,
@@ -45,7 +47,7 @@ impl Call {
         Counter::Calls(function).increment();
         let orders = control::orders();
         let is_in_session = is_in_session(function, scope);
-        let (mut ordered, mut failed, mut wrong) = (None, None, false);
+        let (mut ordered, mut failed, mut wrong, mut empty) = (None, None, false, false);
         for active in &orders.active {
             match active.next_action(function, is_in_session) {
                 Some(Action::Delay(time)) => thread::sleep(time),
@@ -56,6 +58,7 @@ impl Call {
                 }
                 Some(Action::Crash) => std::process::abort(),
                 Some(Action::Wrong) => wrong = true,
+                Some(Action::Empty) => (wrong, empty) = (true, true),
                 Some(Action::Skip) if ordered.is_none() => ordered = Some(CKR_OK),
                 Some(Action::Fail(code)) if ordered.is_none() => {
                     Counter::Failed(function).increment();
@@ -73,6 +76,7 @@ impl Call {
             mechanism: None,
             refused,
             wrong,
+            empty,
             failed,
             orders,
             _sessions_held: live_objects::hold_sessions(),
@@ -87,6 +91,11 @@ impl Call {
     /// Whether to return a wrong result.
     pub(crate) fn is_wrong(&self) -> bool {
         self.refused.is_none() && self.wrong
+    }
+
+    /// Whether a wrong result is an object with an empty value.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.empty
     }
 
     /// Refuses the call if that is ordered for this public key.

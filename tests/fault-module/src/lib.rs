@@ -12,6 +12,7 @@
 //! | `claim 0x393` | C_GetMechanismList lists this mechanism too |
 //! | `wrong F [WHEN]` | the function does its work and returns a wrong result: C_DeriveKey, C_DigestFinal, C_GetAttributeValue (of CKA_VALUE), C_GetTokenInfo (a utcTime that is no text), C_Sign, C_WrapKey |
 //! | `refuse-point HEX 0x30` | ECDH with this public key, in the encoding of the caller, returns this code |
+//! | `empty C_DeriveKey [WHEN]` | the function makes an object with an empty value, and returns CKR_OK |
 //! | `skip F [WHEN]` | the function does nothing and returns CKR_OK |
 //! | `fail F 0x30 [WHEN]` | the function does nothing and returns this code: no object is made or destroyed. Exception: C_CloseSession and C_CloseAllSessions do their work, since the caller gives up the handle and could never close the session |
 //! | `recode F 0x80000001` | the function does its work; if it fails, it returns this code |

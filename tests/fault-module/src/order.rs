@@ -27,6 +27,8 @@ pub(crate) enum Order {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     Wrong,
+    /// The result is an object with an empty value.
+    Empty,
     Skip,
     Fail(CK_RV),
     Delay(Duration),
@@ -114,6 +116,7 @@ fn parse(words: &[&str]) -> Option<Order> {
     let (action, target, when) = match *words {
         ["claim", mechanism] => return number(mechanism).map(Order::Claim),
         ["wrong", function, ref when @ ..] if CAN_BE_WRONG.contains(&function) => (Action::Wrong, function, when),
+        ["empty", "C_DeriveKey", ref when @ ..] => (Action::Empty, "C_DeriveKey", when),
         ["refuse-point", point, code] => return Some(Order::RefusePoint(bytes(point)?, number(code)?)),
         ["gone"] => return Some(Order::Gone),
         ["dead"] => return Some(Order::Dead),
@@ -171,6 +174,7 @@ mod tests {
         assert_eq!("claim 0x393".parse(), Ok(Order::Claim(0x393)));
         assert_eq!("wrong C_Sign".parse(), of(Action::Wrong, When::Always));
         assert_eq!("wrong C_Sign every 3".parse(), of(Action::Wrong, When::Every(3)));
+        assert_eq!("empty C_Sign".parse::<Order>(), Err("\"empty C_Sign\" is not an order".into()));
         assert_eq!("refuse-point 04ff 5".parse(), Ok(Order::RefusePoint(vec![4, 255], 5)));
         assert_eq!("skip  C_Sign".parse(), of(Action::Skip, When::Always));
         assert_eq!("fail C_Sign 48".parse(), of(Action::Fail(0x30), When::Always));

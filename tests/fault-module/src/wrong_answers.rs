@@ -122,7 +122,8 @@ unsafe extern "C" fn C_WrapKey(
     call.end(code)
 }
 
-/// With the order `wrong`, the derivation returns another object, with the same template and a fixed value.
+/// With the order `wrong`, the derivation returns another object, with the same template and a fixed value; with the order
+/// `empty`, one with an empty value.
 unsafe extern "C" fn C_DeriveKey(
     session: CK_SESSION_HANDLE,
     mechanism: *mut CK_MECHANISM,
@@ -151,7 +152,8 @@ unsafe extern "C" fn C_DeriveKey(
     }
     // SAFETY: the real function has accepted the template, so it has `count` attributes.
     let requested = unsafe { slice::from_raw_parts(template, count as usize) };
-    let mut value = vec![0x5a_u8; length_in(requested).unwrap_or(32)];
+    let length = if call.is_empty() { 0 } else { length_in(requested).unwrap_or(32) };
+    let mut value = vec![0x5a_u8; length];
     let mut other: Vec<_> = requested.iter().filter(|attribute| attribute.type_ != CKA_VALUE_LEN).copied().collect();
     other.push(CK_ATTRIBUTE {
         type_: CKA_VALUE,

@@ -83,7 +83,9 @@ impl Module {
     }
 }
 
-fn required() -> bool {
+/// Whether a missing token or peer is a failure: whether `CI` or `CLAVIGER_REQUIRE_TOKENS` is set.
+#[must_use]
+pub fn required() -> bool {
     let set = |name| std::env::var(name).is_ok_and(|value| !["", "0", "false"].contains(&value.as_str()));
     set("CI") || set("CLAVIGER_REQUIRE_TOKENS")
 }

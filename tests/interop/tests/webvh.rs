@@ -5,38 +5,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use async_trait::async_trait;
 use claviger::{
-    crypto::{document_hash, proof_input, proof_options},
     did::{
-        Document, Fetch, FetchError, FetchResponse, Relationship, Resolver, Service, WebvhResolver,
+        Document, Relationship, Resolver, Service, WebvhResolver,
         webvh::{EntryDraft, KeyChanges, OwnLog},
     },
     keys::{Curve, PublicKey},
 };
 use claviger_testkit::PrivateKey;
 use didwebvh_rs::{Multibase, did_key::generate_did_key, prelude::*};
+use logs::{Has, signed};
 use serde_json::{Value, json};
 
-/// A server with one log.
-struct Has(String);
-
-#[async_trait]
-impl Fetch for Has {
-    async fn fetch(&self, url: &str, _: &str, _: usize) -> Result<FetchResponse, FetchError> {
-        assert_eq!(url, "https://example.com:8443/a/b/did.jsonl");
-        Ok(FetchResponse { status: 200, body: self.0.clone().into_bytes() })
-    }
-}
-
-/// The log line of a draft, signed in memory as a token would sign it.
-fn signed(draft: EntryDraft, key: &PrivateKey) -> String {
-    let entry: Value = serde_json::from_str(&draft.entry()).unwrap();
-    let multikey = key.public().to_multikey();
-    let proof = proof_options(&multikey, entry["versionTime"].as_str().unwrap());
-    let signature = key.sign(&proof_input(&proof, &document_hash(&entry))).unwrap();
-    draft.with_proof(&proof.to_string(), &signature).unwrap()
-}
+#[path = "common/logs.rs"]
+mod logs;
 
 fn document(did: &str, agreement: &PublicKey) -> Value {
     Document::builder()

@@ -228,6 +228,32 @@ mod pin {
         token.unlock().unwrap();
         token.unwrap_cek(&key, &unwrap_request(&key, false), &Purpose::KeyTest).unwrap();
     }
+
+    /// By its serial number a YubiKey is locked also if it is not inserted. One that is inserted forgets its PIN.
+    #[test]
+    fn a_token_is_locked_by_its_serial_number() {
+        let plugged = ConnectedCard::new(Firmware::V5_7_1, 1111);
+        let folder = tempfile::tempdir().unwrap();
+        let options = || with_pin(PIN).pin_guard(folder.path());
+        let token = plugged.open_with(options());
+        let key = make(&token, SlotOptions::default());
+        let is_locked = || {
+            let error = plugged.open_with(options()).unwrap_cek(&key, &unwrap_request(&key, false), &Purpose::KeyTest);
+            assert!(matches!(&error, Err(TokenError::Pin(message)) if message.contains("was locked by")), "{error:?}");
+        };
+        let lock = || options().lock("yubikey:serial=1111", plugged.clone()).unwrap();
+        plugged.card.faults().unplug();
+        assert_eq!(lock(), None);
+        plugged.card.faults().plug_in();
+        is_locked();
+        plugged.open_with(options()).unlock().unwrap();
+        assert_eq!(lock(), None);
+        is_locked();
+        // Another program needs the PIN again.
+        let verifies = plugged.card.counts().verifies;
+        plugged.open().unwrap_cek(&key, &unwrap_request(&key, false), &Purpose::KeyTest).unwrap();
+        assert_eq!(plugged.card.counts().verifies, verifies + 1);
+    }
 }
 
 mod touch {

@@ -27,6 +27,8 @@ use claviger_virtual_yubikey::{
     reader::ReaderConnection,
 };
 
+use super::pcscd_lock;
+
 const PIN: &str = "123456";
 
 /// SubjectPublicKeyInfo of a P-256 key (RFC 5480 section 2), without the 65 bytes of the point at its end.
@@ -39,6 +41,7 @@ const NEW: (u32, u32) = (2, 5);
 
 #[test]
 fn other_programs() {
+    let _alone = pcscd_lock();
     let Some(module) = tools().filter(|_| is_here()) else { return };
     let version = version(&run("yubico-piv-tool", &["--version"]));
     let mut firmwares = vec![Firmware::V5_4_3];
@@ -54,6 +57,8 @@ fn other_programs() {
         let yubikey = open();
         let p256 = make_key(&yubikey, Curve::P256, "9d");
         let p384 = make_key(&yubikey, Curve::P384, "82");
+        // Not the next slot: OpenSC passes over those between.
+        make_key(&yubikey, Curve::P256, "85");
         other_tools_read(&p256);
         ykcs11_derives_the_same_secrets(&module, &yubikey, &p256, &p384);
     }
@@ -74,6 +79,10 @@ fn other_tools_read(key: &PublicKey) {
     assert!(run("opensc-tool", &["--name"]).contains("Personal Identity Verification Card"));
     let listed = run("pkcs15-tool", &["--list-public-keys"]);
     assert!(listed.contains("Public EC Key [KEY MAN pubkey]") && listed.contains("verify, derive"), "{listed}");
+    // OpenSC finds the keys of retired slots through the Key History object. It counts the slots from 1.
+    for slot in ["Retired KEY MAN 1", "Retired KEY MAN 4"] {
+        assert!(listed.contains(slot), "{slot}: {listed}");
+    }
     // OpenSC uses id 03 for slot 9d.
     assert!(pem(&run("pkcs15-tool", &["--read-public-key", "03"])).ends_with(key.as_bytes()));
 }

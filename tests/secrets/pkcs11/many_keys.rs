@@ -3,7 +3,10 @@
 
 use claviger::{
     keys::Curve,
-    secrets::{Cause, Custodian, KeyUse, NewKey, Purpose, Token, pkcs11::tokens},
+    secrets::{
+        Cause, Custodian, KeyUse, NewKey, Purpose, Token,
+        pkcs11::{PinSource, open, tokens},
+    },
 };
 use claviger_fault_module::Shim;
 use claviger_testkit::{
@@ -73,6 +76,22 @@ fn keys_without_an_id_cost_a_fixed_number_of_calls_each() {
         println!("without CKA_ID: {hundred} calls for 100 keys, {two_hundred} for 200");
         assert!(two_hundred <= 2 * hundred, "{hundred} calls for 100 keys, {two_hundred} for 200");
         drop(token);
+    });
+}
+
+/// Which halves belong together cannot be tested while the device fails for a moment. The keys that were known before stay.
+#[test]
+fn keys_without_an_id_outlast_a_moment_of_failures() {
+    with_fault_module(Module::SoftHsm, |faulty| {
+        faulty.shim.order(&[]);
+        let token = faulty.open();
+        make_nameless(&writing_session(&faulty), Curve::P256, 12);
+        assert_eq!(token.keys().unwrap().len(), 12);
+        // CKR_DEVICE_ERROR
+        faulty.shim.order(&["fail C_SignInit 0x30", "fail C_DeriveKey 0x30"]);
+        assert_eq!(token.keys().unwrap().len(), 12);
+        faulty.shim.order(&[]);
+        assert_eq!(token.keys().unwrap().len(), 12);
     });
 }
 
@@ -159,5 +178,17 @@ fn recovery_tests_the_needed_key_only() {
         faulty.shim.order(&[]);
         assert_eq!([cost(0), cost(5), cost(5), cost(9)], [1, 2, 1, 2], "each key is tested once");
         assert_eq!(token.keys().unwrap().len(), 10);
+    });
+}
+
+/// A module may say that the list of slots became longer, and not how long it is (ykcs11 2.2.0, when a card is inserted).
+#[test]
+fn the_list_of_slots_is_asked_for_a_few_times() {
+    with_fault_module(Module::SoftHsm, |faulty| {
+        faulty.shim.order(&["fail C_GetSlotList 0x150 at 2"]);
+        faulty.open();
+        faulty.shim.order(&["fail C_GetSlotList 0x150 every 2"]);
+        let error = open(&faulty.uri, PinSource::uri()).err().unwrap().to_string();
+        assert!(error.contains("C_GetSlotList failed"), "{error}");
     });
 }

@@ -3,11 +3,15 @@
 mod devices;
 mod doctor;
 mod fault;
+mod foreign_keys;
 mod healing;
 mod interfaces;
+mod locked_pin;
 mod login;
 mod many_keys;
+mod p11_kit;
 mod pin_rules;
+mod reports;
 mod shim;
 mod token_suite;
 mod tokens;

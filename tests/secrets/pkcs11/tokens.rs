@@ -20,7 +20,7 @@ use cryptoki::{
 };
 
 /// The curves of Kryoptic 1.5.4: all but secp256k1.
-const KRYOPTIC: [Curve; 5] = [Curve::X25519, Curve::P256, Curve::P384, Curve::P521, Curve::Ed25519];
+pub(super) const KRYOPTIC: [Curve; 5] = [Curve::X25519, Curve::P256, Curve::P384, Curve::P521, Curve::Ed25519];
 
 /// A wrapped content key for `key`, made in software.
 struct Message {
@@ -45,12 +45,12 @@ fn message(key: &PublicKey, sender: Option<&EphemeralKey>) -> Message {
     Message { cek, request }
 }
 
-fn generate(token: &Pkcs11Token, curve: Curve) -> HeldKey {
+pub(super) fn generate(token: &Pkcs11Token, curve: Curve) -> HeldKey {
     let new = NewKey { curve, usage: KeyUse::of(curve), label: Some(format!("my {curve}").into()) };
     token.generate(&new).unwrap_or_else(|error| panic!("{curve}: {error}"))
 }
 
-fn agrees(token: &Pkcs11Token, key: &PublicKey) {
+pub(super) fn agrees(token: &Pkcs11Token, key: &PublicKey) {
     let sender = EphemeralKey::generate(key.curve()).unwrap();
     for sender in [None, Some(&sender), Some(&sender)] {
         let message = message(key, sender);
@@ -71,7 +71,7 @@ fn agrees(token: &Pkcs11Token, key: &PublicKey) {
     }
 }
 
-fn signs(token: &Pkcs11Token, key: &PublicKey) {
+pub(super) fn signs(token: &Pkcs11Token, key: &PublicKey) {
     for length in [0, 1, 64, 5000] {
         let input = vec![b'x'; length];
         let signature = token.sign(key, &input, &Purpose::KeyTest).unwrap();
@@ -142,7 +142,7 @@ fn slot(context: &Pkcs11, label: &str) -> Slot {
 }
 
 /// A session of this process that the library does not know.
-fn independent_session(fresh: &FreshToken) -> Session {
+pub(super) fn independent_session(fresh: &FreshToken) -> Session {
     let context = Pkcs11::new(fresh.module.canonicalize().unwrap()).unwrap();
     context.open_rw_session(slot(&context, "demo")).unwrap()
 }

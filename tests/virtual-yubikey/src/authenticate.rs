@@ -39,8 +39,8 @@ impl Card {
     fn check_pin_policy(&self, policy: PinPolicy) -> Result<(), Status> {
         let enough = match policy {
             PinPolicy::Never => true,
-            PinPolicy::Once => self.pins.is_verified(),
-            PinPolicy::Always => self.pins.is_verified_just_now(),
+            PinPolicy::Once | PinPolicy::MatchOnce => self.pins.is_verified(),
+            PinPolicy::Always | PinPolicy::MatchAlways => self.pins.is_verified_just_now(),
         };
         if enough { Ok(()) } else { Err(Status::SECURITY) }
     }

@@ -13,11 +13,13 @@ use crate::{
     pin::{PIN, PUK, Pins},
     slots::Slots,
     status::{CommandError, Status},
+    tlv,
 };
 
 const SELECT: u8 = 0xA4;
 const GET_RESPONSE: u8 = 0xC0;
 const VERIFY: u8 = 0x20;
+const READ_CONFIG: u8 = 0x1D;
 
 /// The identifier of the PIV application (NIST SP 800-73-4 part 1 section 2.2). SELECT accepts a prefix.
 const PIV: [u8; 11] = [0xA0, 0x00, 0x00, 0x03, 0x08, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00];
@@ -26,8 +28,15 @@ const PIV: [u8; 11] = [0xA0, 0x00, 0x00, 0x03, 0x08, 0x00, 0x00, 0x10, 0x00, 0x0
 const PIV_SELECTED: &[u8] =
     &[0x61, 0x11, 0x4F, 0x06, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x79, 0x07, 0x4F, 0x05, 0xA0, 0x00, 0x00, 0x03, 0x08];
 
-/// Yubico's management application. Only its response to SELECT is emulated, which names the firmware.
+/// Yubico's management application. Only its response to SELECT, which names the firmware, and READ CONFIG are emulated.
 const YUBICO_MANAGEMENT: [u8; 8] = [0xA0, 0x00, 0x00, 0x05, 0x27, 0x47, 0x11, 0x17];
+
+/// The application that is selected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Application {
+    Piv,
+    Management,
+}
 
 /// The card's state.
 pub(crate) struct Card {
@@ -38,11 +47,11 @@ pub(crate) struct Card {
     /// The power cycle in which the card last answered.
     power_cycle: Option<PowerCycle>,
     transport: Transport,
-    piv_selected: bool,
+    selected: Option<Application>,
     pub(crate) pins: Pins,
     pub(crate) management: Management,
     pub(crate) slots: Slots,
-    objects: Objects,
+    pub(crate) objects: Objects,
     /// When the last touch came.
     pub(crate) last_touch: Option<Instant>,
 }
@@ -61,7 +70,7 @@ impl Card {
             faults,
             power_cycle: None,
             transport: Transport::default(),
-            piv_selected: false,
+            selected: None,
             pins: Pins::factory(counters.clone()),
             management: Management::factory(firmware),
             slots: Slots::factory(firmware, factory.key.clone()),
@@ -91,7 +100,7 @@ impl Card {
 
     pub(crate) fn reset(&mut self) {
         self.transport.clear();
-        self.piv_selected = false;
+        self.selected = None;
         self.forget_authentication();
     }
 
@@ -114,7 +123,8 @@ impl Card {
         let result = match (self.faults.take_answer(command.ins), command.ins) {
             (Some(status), _) => Err(status.into()),
             (None, SELECT) => self.select(&command).map_err(CommandError::from),
-            (None, _) if self.piv_selected => self.piv(&command, power_cycle),
+            (None, _) if self.selected == Some(Application::Piv) => self.piv(&command, power_cycle),
+            (None, READ_CONFIG) if self.selected == Some(Application::Management) => Ok(self.configuration()),
             (None, _) => Err(Status::NO_INSTRUCTION.into()),
         };
         if command.ins != VERIFY {
@@ -126,17 +136,35 @@ impl Card {
     fn select(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         self.counters.selects.increment();
         let aid = &command.data[..];
-        if aid.len() >= 5 && PIV.starts_with(aid) {
+        if aid.len() >= 5 && PIV.starts_with(aid) && !self.faults.is_piv_off() {
             // Selecting it again keeps the verified PIN and the authentication (SP 800-73-4 part 2 section 3.1.1).
-            self.piv_selected = true;
+            self.selected = Some(Application::Piv);
             return Ok(PIV_SELECTED.to_vec());
         }
         if aid.starts_with(&YUBICO_MANAGEMENT) {
             self.reset();
+            self.selected = Some(Application::Management);
             return Ok(format!("Virtual mgr - FW version {}", self.firmware).into_bytes());
         }
         // If the application does not exist, the selected one stays selected (the same section).
         Err(Status::NOT_FOUND)
+    }
+
+    /// READ CONFIG of the management application: what the YubiKey supports over USB, and what of that is switched on
+    /// (<https://docs.yubico.com/yesdk/users-manual/application-management/apdu/get-device-info.html>).
+    fn configuration(&self) -> Vec<u8> {
+        /// FIDO2, OATH, PIV, OpenPGP, U2F and OTP.
+        const ALL: u16 = 0x023B;
+        const PIV: u16 = 0x0010;
+        let enabled = if self.faults.is_piv_off() { ALL & !PIV } else { ALL };
+        let elements = [
+            tlv::write(&[0x01], &ALL.to_be_bytes()),
+            tlv::write(&[0x02], &self.serial.to_be_bytes()),
+            tlv::write(&[0x03], &enabled.to_be_bytes()),
+            tlv::write(&[0x05], &self.firmware.bytes()),
+        ]
+        .concat();
+        [vec![elements.len() as u8], elements].concat()
     }
 
     fn piv(&mut self, command: &Command, power_cycle: PowerCycle) -> Result<Vec<u8>, CommandError> {
@@ -153,7 +181,7 @@ impl Card {
                 self.with_management_key().and_then(|card| card.slots.move_or_delete(command))
             }
             0xF7 if self.firmware.has_metadata() => self.metadata(command.p2),
-            0xF8 => Ok(self.serial.to_be_bytes().to_vec()),
+            0xF8 if self.firmware.has_serial() => Ok(self.serial.to_be_bytes().to_vec()),
             0xF9 => attestation::attest(self.firmware, self.serial, command.p1, &self.slots, &self.objects),
             0xFA => self.set_pin_tries(command),
             0xFB => self.reset_application(),

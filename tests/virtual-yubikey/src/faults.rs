@@ -54,6 +54,7 @@ struct State {
     touch_timeout: Duration,
     touch_counts_for: Duration,
     answers: Vec<(u8, Status)>,
+    piv_is_off: bool,
 }
 
 impl Default for State {
@@ -68,6 +69,7 @@ impl Default for State {
             touch_timeout: Duration::from_secs(15),
             touch_counts_for: Duration::from_secs(15),
             answers: Vec::new(),
+            piv_is_off: false,
         }
     }
 }
@@ -81,6 +83,11 @@ impl Faults {
     /// Plugs the YubiKey in again.
     pub fn plug_in(&self) {
         self.change(|state| state.plugged = true);
+    }
+
+    /// Whether the YubiKey is plugged in.
+    pub fn is_plugged_in(&self) -> bool {
+        self.state().plugged
     }
 
     /// Unplugs the YubiKey during the next private-key operation, after the touch and before the result.
@@ -117,6 +124,16 @@ impl Faults {
     /// answered at its end. Several calls affect one command each, in order.
     pub fn answer_next(&self, ins: u8, status: u16) {
         self.change(|state| state.answers.push((ins, Status(status))));
+    }
+
+    /// Switches the PIV application off, as `ykman config usb --disable PIV` does.
+    pub fn switch_piv_off(&self) {
+        self.change(|state| state.piv_is_off = true);
+    }
+
+    /// Whether the PIV application is switched off.
+    pub(crate) fn is_piv_off(&self) -> bool {
+        self.state().piv_is_off
     }
 
     /// The present power cycle.

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 /// A firmware version to emulate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Firmware {
-    /// Always 5 in this crate.
+    /// 4 or 5 in this crate.
     pub major: u8,
     /// Decides which algorithms and commands exist.
     pub minor: u8,
@@ -14,12 +14,19 @@ pub struct Firmware {
 }
 
 impl Firmware {
+    /// A YubiKey 4: no GET METADATA, no GET SERIAL.
+    pub const V4_3_5: Self = Self { major: 4, minor: 3, patch: 5 };
     /// The firmware on which VERIFY without a PIN also makes the card forget a verified PIN.
     pub const V5_3_1: Self = Self { major: 5, minor: 3, patch: 1 };
     /// The most common firmware: P-256 and P-384, a 3DES management key.
     pub const V5_4_3: Self = Self { major: 5, minor: 4, patch: 3 };
     /// The first firmware with Ed25519, X25519 and MOVE KEY. Its management key is AES-192.
     pub const V5_7_1: Self = Self { major: 5, minor: 7, patch: 1 };
+
+    /// GET SERIAL, since 5.0.
+    pub(crate) fn has_serial(self) -> bool {
+        self.is_at_least(5, 0)
+    }
 
     /// GET METADATA, since 5.3.
     pub(crate) fn has_metadata(self) -> bool {

@@ -45,6 +45,7 @@ pub use firmware::Firmware;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use card::Card;
+use slots::Model;
 
 /// The answer to reset of a YubiKey 5 (ISO/IEC 7816-3 section 8).
 pub const ATR: &[u8] = &[
@@ -111,6 +112,27 @@ impl VirtualYubiKey {
     /// The tries left for the PIN. Waits for a command in progress.
     pub fn pin_tries_left(&self) -> u8 {
         self.card().pin_tries_left()
+    }
+
+    /// Makes it a YubiKey Bio, whose keys may ask for a fingerprint or the PIN. No finger is registered.
+    pub fn make_bio(&self) {
+        self.card().slots.model = Model::Bio;
+    }
+
+    /// Makes it a FIPS model, which makes no key that can be used without the PIN.
+    pub fn make_fips(&self) {
+        self.card().slots.model = Model::Fips;
+    }
+
+    /// Leaves memory for objects of at most `bytes` bytes.
+    pub fn fill_memory(&self, bytes: usize) {
+        self.card().objects.largest = bytes;
+    }
+
+    /// Puts the key of one slot into another as well, as a program does that imports a private key twice. The slot
+    /// `from` must hold a key.
+    pub fn copy_key(&self, from: u8, to: u8) {
+        self.card().slots.copy(from, to);
     }
 
     /// The root certificate (DER) of the attestation chain.

@@ -26,22 +26,27 @@ const DISCOVERY: &[u8] = &[
 ];
 
 /// The data objects by their tags.
-pub(crate) struct Objects(BTreeMap<[u8; 3], Vec<u8>>);
+pub(crate) struct Objects {
+    objects: BTreeMap<[u8; 3], Vec<u8>>,
+    /// The size of the largest object that fits into the memory, in bytes.
+    pub(crate) largest: usize,
+}
 
 impl Objects {
     /// Only the certificate of the attestation key.
     pub(crate) fn factory(attestation_certificate: &[u8]) -> Self {
-        Self(BTreeMap::from([(ATTESTATION_CERTIFICATE, certificate_object(attestation_certificate))]))
+        let objects = BTreeMap::from([(ATTESTATION_CERTIFICATE, certificate_object(attestation_certificate))]);
+        Self { objects, largest: MAX_OBJECT }
     }
 
     /// Removes all objects except the certificate of the attestation key, as a reset of the application does.
     pub(crate) fn reset(&mut self) {
-        self.0.retain(|id, _| *id == ATTESTATION_CERTIFICATE);
+        self.objects.retain(|id, _| *id == ATTESTATION_CERTIFICATE);
     }
 
     /// The certificate of the attestation key.
     pub(crate) fn attestation_certificate(&self) -> Option<&[u8]> {
-        List::parse(self.0.get(&ATTESTATION_CERTIFICATE)?).ok()?.find(0x70)
+        List::parse(self.objects.get(&ATTESTATION_CERTIFICATE)?).ok()?.find(0x70)
     }
 
     /// GET DATA.
@@ -54,7 +59,7 @@ impl Objects {
         if NEED_PIN.contains(&id) && !pin_verified {
             return Err(Status::SECURITY);
         }
-        self.0.get(&id).map(|object| tlv::write(&[0x53], object)).ok_or(Status::NOT_FOUND)
+        self.objects.get(&id).map(|object| tlv::write(&[0x53], object)).ok_or(Status::NOT_FOUND)
     }
 
     /// PUT DATA. An empty value removes the object.
@@ -62,13 +67,13 @@ impl Objects {
         let list = List::parse(&command.data)?;
         let id = list.find(0x5C).and_then(|id| <[u8; 3]>::try_from(id).ok()).ok_or(Status::WRONG_DATA)?;
         let object = list.find(0x53).ok_or(Status::WRONG_DATA)?;
-        if object.len() > MAX_OBJECT {
+        if object.len() > self.largest {
             return Err(Status::NO_SPACE);
         }
         if object.is_empty() {
-            self.0.remove(&id);
+            self.objects.remove(&id);
         } else {
-            self.0.insert(id, object.to_vec());
+            self.objects.insert(id, object.to_vec());
         }
         Ok(Vec::new())
     }

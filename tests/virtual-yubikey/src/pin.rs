@@ -97,14 +97,15 @@ impl Pins {
         Ok(Vec::new())
     }
 
-    /// RESET RETRY COUNTER (SP 800-73-4 part 2 section 3.2.3). The data is the PUK and the new PIN.
+    /// RESET RETRY COUNTER (SP 800-73-4 part 2 section 3.2.3). The data is the PUK and the new PIN. A wrong PUK costs a try
+    /// whatever the new PIN is: `ykman piv reset` blocks the PUK with two empty codes.
     pub(crate) fn unblock(&mut self, command: &Command) -> Result<Vec<u8>, Status> {
         if command.p2 != PIN {
             return Err(Status::NO_REFERENCE);
         }
-        let (puk, new) = old_and_new(&command.data)?;
-        self.puk.check(puk)?;
-        self.pin.value = new;
+        let (puk, new) = command.data.split_first_chunk().ok_or(Status::WRONG_DATA)?;
+        self.puk.check(*puk)?;
+        self.pin.value = new_code(new)?;
         self.pin.left = self.pin.max;
         Ok(Vec::new())
     }
@@ -170,13 +171,16 @@ impl Secret {
     }
 }
 
-/// Splits data into two codes of 8 bytes. The second is a new code: 6 to 8 bytes, then only padding.
+/// Splits data into two codes of 8 bytes. The second is a new code.
 fn old_and_new(data: &[u8]) -> Result<([u8; 8], [u8; 8]), Status> {
     let (old, new) = data.split_first_chunk().ok_or(Status::WRONG_DATA)?;
-    let new: [u8; 8] = new.try_into().map_err(|_| Status::WRONG_DATA)?;
-    let length = new.iter().position(|byte| *byte == 0xFF).unwrap_or(new.len());
-    if length < 6 || new[length..].iter().any(|byte| *byte != 0xFF) {
-        return Err(Status::WRONG_DATA);
-    }
-    Ok((*old, new))
+    Ok((*old, new_code(new)?))
+}
+
+/// Parses a new code: 6 to 8 bytes, then only padding.
+fn new_code(code: &[u8]) -> Result<[u8; 8], Status> {
+    let code: [u8; 8] = code.try_into().map_err(|_| Status::WRONG_DATA)?;
+    let length = code.iter().position(|byte| *byte == 0xFF).unwrap_or(code.len());
+    let is_well_formed = length >= 6 && code[length..].iter().all(|byte| *byte == 0xFF);
+    if is_well_formed { Ok(code) } else { Err(Status::WRONG_DATA) }
 }

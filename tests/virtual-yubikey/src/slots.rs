@@ -20,6 +20,9 @@ pub(crate) enum PinPolicy {
     Never = 1,
     Once = 2,
     Always = 3,
+    /// Only a YubiKey Bio has these two. Here the PIN is the only way, as on one without a registered finger.
+    MatchOnce = 4,
+    MatchAlways = 5,
 }
 
 /// When a key needs a touch.
@@ -29,6 +32,16 @@ pub(crate) enum TouchPolicy {
     Never = 1,
     Always = 2,
     Cached = 3,
+}
+
+/// A model of YubiKeys with policies of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Model {
+    Standard,
+    /// Its keys may have the policies of a YubiKey Bio.
+    Bio,
+    /// Its keys must have a PIN policy.
+    Fips,
 }
 
 /// A key in its slot.
@@ -50,6 +63,7 @@ pub(crate) enum Origin {
 /// All slots.
 pub(crate) struct Slots {
     firmware: Firmware,
+    pub(crate) model: Model,
     keys: BTreeMap<u8, Key>,
 }
 
@@ -59,12 +73,18 @@ impl Slots {
         // Yubico imports the attestation key in the factory.
         let (pin, touch, origin) = (PinPolicy::Never, TouchPolicy::Never, Origin::Imported);
         let key = Key { private: attestation, pin, touch, origin };
-        Self { firmware, keys: BTreeMap::from([(ATTESTATION, key)]) }
+        Self { firmware, model: Model::Standard, keys: BTreeMap::from([(ATTESTATION, key)]) }
     }
 
     /// Empties all slots except the attestation slot, as a reset of the application does.
     pub(crate) fn reset(&mut self) {
         self.keys.retain(|slot, _| *slot == ATTESTATION);
+    }
+
+    /// Puts the key of one slot into another as well.
+    pub(crate) fn copy(&mut self, from: u8, to: u8) {
+        let key = self.keys.get(&from).expect("the slot holds a key").clone();
+        self.keys.insert(to, key);
     }
 
     pub(crate) fn find(&self, slot: u8) -> Option<&Key> {
@@ -77,7 +97,7 @@ impl Slots {
         let template = List::parse_in(0xAC, &command.data)?;
         let algorithm = template.byte(0x80)?.ok_or(Status::WRONG_DATA)?;
         let private = PrivateKey::generate(Algorithm::parse(algorithm, self.firmware)?);
-        let key = Key::new(slot, private, Origin::Generated, &template)?;
+        let key = Key::new(slot, private, Origin::Generated, &template, self.model)?;
         let public = tlv::write(&[0x7F, 0x49], &public(&key));
         self.keys.insert(slot, key);
         Ok(public)
@@ -90,7 +110,7 @@ impl Slots {
         let list = List::parse(&command.data)?;
         let (tag, bytes) = list.first().ok_or(Status::WRONG_DATA)?;
         let private = PrivateKey::import(algorithm, tag, bytes)?;
-        self.keys.insert(slot, Key::new(slot, private, Origin::Imported, &list)?);
+        self.keys.insert(slot, Key::new(slot, private, Origin::Imported, &list, self.model)?);
         Ok(Vec::new())
     }
 
@@ -127,13 +147,17 @@ impl Slots {
 impl Key {
     /// A key with the policies of a command, or the defaults of its slot (Yubico's elements AA and AB; 0 is
     /// the default).
-    fn new(slot: u8, private: PrivateKey, origin: Origin, parameters: &List) -> Result<Self, Status> {
+    fn new(slot: u8, private: PrivateKey, origin: Origin, parameters: &List, model: Model) -> Result<Self, Status> {
         let pin = match (parameters.byte(0xAA)?.unwrap_or(0), slot) {
+            // "PIN_POLICY.NEVER not allowed on YubiKey FIPS" (yubikit/piv.py of Yubico's yubikey-manager).
+            (1, _) if model == Model::Fips => return Err(Status::WRONG_DATA),
             // SP 800-73-4 part 1 table 4b: the signature key always needs the PIN, the card authentication key
             // never does.
             (0, 0x9C) | (3, _) => PinPolicy::Always,
             (0, 0x9E) | (1, _) => PinPolicy::Never,
             (0 | 2, _) => PinPolicy::Once,
+            (4, _) if model == Model::Bio => PinPolicy::MatchOnce,
+            (5, _) if model == Model::Bio => PinPolicy::MatchAlways,
             _ => return Err(Status::WRONG_DATA),
         };
         let touch = match parameters.byte(0xAB)?.unwrap_or(0) {

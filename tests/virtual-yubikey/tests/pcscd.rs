@@ -8,6 +8,8 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
 };
 
 use claviger::{
@@ -23,13 +25,38 @@ use claviger_testkit::{
     reference::{Parties, fresh_cek, message_to},
     suite::{self, Capabilities},
 };
-use claviger_virtual_yubikey::pcscd::{PORT, Pcscd, is_here, until};
+use claviger_virtual_yubikey::pcscd::{PORT, Pcscd, is_here, missing, until};
 
 #[test]
 fn yubikeys_behind_pcscd() {
     if is_here() {
+        programs_take_turns();
+        a_foreign_pcscd_is_noticed();
         behind_pcscd();
     }
+}
+
+/// A machine has one pcscd. A second test does not use that of the first one, but waits.
+fn programs_take_turns() {
+    let in_use = AtomicBool::new(false);
+    let take_turn = || {
+        let _pcscd = Pcscd::start();
+        assert!(!in_use.swap(true, SeqCst), "two tests use one pcscd");
+        assert_eq!(missing(), None);
+        in_use.store(false, SeqCst);
+    };
+    thread::scope(|scope| {
+        let turns: Vec<_> = (0..3).map(|_| scope.spawn(take_turn)).collect();
+        turns.into_iter().for_each(|turn| turn.join().unwrap());
+    });
+}
+
+fn a_foreign_pcscd_is_noticed() {
+    let mut foreign = Command::new("/usr/sbin/pcscd").arg("--foreground").stdout(Stdio::null()).spawn().unwrap();
+    until("the other pcscd is noticed", || missing().is_some_and(|missing| missing == "another pcscd is running"));
+    Command::new("kill").arg(foreign.id().to_string()).status().unwrap();
+    foreign.wait().unwrap();
+    assert_eq!(missing(), None);
 }
 
 fn behind_pcscd() {
@@ -77,6 +104,13 @@ fn behind_pcscd() {
         (reader.to_string_lossy().ends_with("00 00")).then_some((reader, card))
     });
     let (reader, card) = held.expect("the first slot of the first reader");
+    // To look for one YubiKey leaves the other one as it is: the PIN that this program has verified stays verified.
+    let mut response = [0; 258];
+    let mut transmit = |command: &[u8]| card.transmit(command, &mut response).map(<[u8]>::to_vec);
+    transmit(&[0, 0xa4, 4, 0, 5, 0xa0, 0, 0, 3, 8]).unwrap();
+    assert_eq!(transmit(b"\x00\x20\x00\x80\x08123456\xff\xff").unwrap(), [0x90, 0x00]);
+    open(2222);
+    assert_eq!(transmit(&[0, 0x20, 0, 0x80]).unwrap(), [0x90, 0x00]);
     card.disconnect(pcsc::Disposition::LeaveCard).map_err(|(_, error)| error).unwrap();
     drop(token);
     let alone = context.connect(&reader, pcsc::ShareMode::Exclusive, pcsc::Protocols::T1).unwrap();

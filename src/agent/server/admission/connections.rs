@@ -1,58 +1,59 @@
-//! Limits the number of open connections, in total and for each peer address.
+//! Limits the number of open connections, in total and for each peer.
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    hash::Hash,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use super::address::peer_address_prefix;
-
-/// Counts the open connections.
-#[derive(Default)]
-pub struct ConnectionLimiter {
-    counts: Arc<Counts>,
+/// Counts the open connections by peer. `K` tells peers apart: the prefix of an address, or the name of a client.
+pub struct ConnectionLimiter<K: Eq + Hash> {
+    counts: Arc<Counts<K>>,
 }
 
-/// The numbers of open connections, in total and for each peer address.
-#[derive(Default)]
-struct Counts {
+/// The numbers of open connections, in total and for each peer.
+struct Counts<K> {
     total: AtomicUsize,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    by_peer: Mutex<HashMap<K, usize>>,
 }
 
 /// An admitted connection. It is counted until this is dropped.
-pub struct ConnectionPermit {
-    counts: Arc<Counts>,
-    address: IpAddr,
+pub struct ConnectionPermit<K: Eq + Hash> {
+    counts: Arc<Counts<K>>,
+    peer: K,
 }
 
-impl ConnectionLimiter {
-    /// Admits a connection from `address`. Returns `None` if there are `max_total` connections already, or
-    /// `max_per_address` from this address.
-    pub fn admit(&self, address: IpAddr, max_total: usize, max_per_address: usize) -> Option<ConnectionPermit> {
-        let address = peer_address_prefix(address);
-        let mut by_address = self.counts.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let open_from_address = by_address.get(&address).copied().unwrap_or(0);
-        if self.counts.total.load(Ordering::Relaxed) >= max_total || open_from_address >= max_per_address {
-            return None;
-        }
-        by_address.insert(address, open_from_address + 1);
-        self.counts.total.fetch_add(1, Ordering::Relaxed);
-        Some(ConnectionPermit { counts: self.counts.clone(), address })
+impl<K: Eq + Hash> Default for ConnectionLimiter<K> {
+    fn default() -> Self {
+        Self { counts: Arc::new(Counts { total: AtomicUsize::new(0), by_peer: Mutex::default() }) }
     }
 }
 
-impl Drop for ConnectionPermit {
+impl<K: Eq + Hash + Clone> ConnectionLimiter<K> {
+    /// Admits a connection of `peer`. Returns `None` if there are `max_total` connections already, or `max_per_peer` of
+    /// this peer.
+    pub fn admit(&self, peer: K, max_total: usize, max_per_peer: usize) -> Option<ConnectionPermit<K>> {
+        let mut by_peer = self.counts.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        let open_of_peer = by_peer.get(&peer).copied().unwrap_or(0);
+        if self.counts.total.load(Ordering::Relaxed) >= max_total || open_of_peer >= max_per_peer {
+            return None;
+        }
+        by_peer.insert(peer.clone(), open_of_peer + 1);
+        self.counts.total.fetch_add(1, Ordering::Relaxed);
+        Some(ConnectionPermit { counts: self.counts.clone(), peer })
+    }
+}
+
+impl<K: Eq + Hash> Drop for ConnectionPermit<K> {
     fn drop(&mut self) {
-        let mut by_address = self.counts.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open_from_address) = by_address.get_mut(&self.address) {
-            *open_from_address -= 1;
-            if *open_from_address == 0 {
-                by_address.remove(&self.address);
+        let mut by_peer = self.counts.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open_of_peer) = by_peer.get_mut(&self.peer) {
+            *open_of_peer -= 1;
+            if *open_of_peer == 0 {
+                by_peer.remove(&self.peer);
             }
         }
         self.counts.total.fetch_sub(1, Ordering::Relaxed);
@@ -61,12 +62,12 @@ impl Drop for ConnectionPermit {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::address::peer_address_prefix, *};
 
     #[test]
     fn connections_are_limited_in_total_and_by_address() {
         let limiter = ConnectionLimiter::default();
-        let admit = |text: &str| limiter.admit(text.parse().unwrap(), 3, 2);
+        let admit = |text: &str| limiter.admit(peer_address_prefix(text.parse().unwrap()), 3, 2);
         let first = admit("2001:db8::1").unwrap();
         let _second = admit("2001:db8::2").unwrap();
         assert!(admit("2001:db8::3").is_none());

@@ -9,6 +9,7 @@ mod connections;
 mod message_rate;
 mod metered_stream;
 
+pub use address::peer_address_prefix;
 pub use bytes::{ByteBudget, ByteReservation};
 pub use connections::{ConnectionLimiter, ConnectionPermit};
 pub use message_rate::MessageRateLimiter;

@@ -1,21 +1,25 @@
 //! The write requests in SQL. A request has the name of its method in the trait `Store`, and runs in a savepoint of the
 //! writer's transaction.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
 
 use super::{
+    events,
     options::SqliteOptions,
-    rows,
+    rows::{self, OUTGOING},
     statement::{execute, query_all, query_one},
     strangers,
     writer::Rollback,
 };
 use crate::agent::{
     clock::now,
-    store::types::{
-        Change, Commit, CommitOutcome, Delivery, ExpiredMessage, HandledMessage, Millis, OutboxEntry, Record,
-        Retention, SendOutcome, SendState, Stranger, UNREAD,
+    store::{
+        event::NewEvent,
+        types::{
+            Change, Commit, CommitOutcome, Delivery, EventOfExpired, HandledMessage, Millis, OutboxEntry, Record,
+            Retention, SendOutcome, SendState, Stranger, UNREAD,
+        },
     },
 };
 
@@ -62,6 +66,7 @@ pub(super) fn commit(db: &Connection, commit: &Commit, limits: &SqliteOptions) -
                 }
             }
             Change::Keep(peer) => strangers::keep(db, peer)?,
+            Change::Event(event) => events::record(db, event, stranger.is_some())?,
             Change::Delete { kind, key } => {
                 execute(db, "DELETE FROM records WHERE kind = ?1 AND key = ?2", params![kind, key])?;
             }
@@ -107,10 +112,12 @@ fn deliver(db: &Connection, delivery: &Delivery, of_stranger: bool) -> rusqlite:
 
 fn send(db: &Connection, entry: &OutboxEntry) -> rusqlite::Result<()> {
     let OutboxEntry { id, message, thread, kind, sender, peer, created, expires, tries, time, problem, .. } = entry;
-    let (state, to_stranger, sealed) = (rows::state_number(entry.state), entry.to_stranger, &entry.sealed);
+    let (state, sealed) = (rows::state_number(entry.state), &entry.sealed);
+    let (to_stranger, by_application) = (entry.to_stranger, entry.by_application);
     let insert = "INSERT INTO outgoing
-        (id, message, thread, kind, sender, peer, created, expires, state, tries, time, problem, to_stranger, sealed)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+        (id, message, thread, kind, sender, peer, created, expires, state, tries, time, problem, to_stranger, by_application,
+            sealed)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
     let columns = params![
         id,
         message,
@@ -125,6 +132,7 @@ fn send(db: &Connection, entry: &OutboxEntry) -> rusqlite::Result<()> {
         time,
         problem,
         to_stranger,
+        by_application,
         sealed
     ];
     execute(db, insert, columns)?;
@@ -141,6 +149,12 @@ fn current_revision(db: &Connection, record: &Record, now: Millis) -> rusqlite::
 /// Writes a record that is kept.
 fn put(db: &Connection, record: &Record) -> rusqlite::Result<()> {
     let Record { kind, key, revision, value, expires } = record;
+    // Most records are kept already. Their columns `peer` and `seen`, and the indexes on these, stay as they are.
+    let update = "UPDATE records SET revision = ?3, expires = ?4, value = ?5
+        WHERE kind = ?1 AND key = ?2 AND peer IS NULL";
+    if execute(db, update, params![kind, key, revision, expires, value])? == 1 {
+        return Ok(());
+    }
     let write = "INSERT INTO records (kind, key, revision, expires, value) VALUES (?1, ?2, ?3, ?4, ?5)
         ON CONFLICT (kind, key) DO UPDATE SET revision = excluded.revision, expires = excluded.expires,
             value = excluded.value, peer = NULL, seen = NULL";
@@ -154,21 +168,23 @@ pub(super) fn acknowledge(db: &Connection, ids: &[String]) -> Outcome<usize> {
     ids.iter().try_fold(0, |done, id| Ok(done + execute(db, update, params![id, now])?))
 }
 
-pub(super) fn record_send_outcome(db: &Connection, id: &str, outcome: &SendOutcome) -> Outcome<()> {
+pub(super) fn record_send_outcome(
+    db: &Connection,
+    id: &str,
+    outcome: &SendOutcome,
+    event: Option<&NewEvent>,
+) -> Outcome<()> {
     let later = "UPDATE outgoing SET tries = tries + 1, time = ?2, problem = ?3 WHERE id = ?1 AND state = 0";
     let done = "UPDATE outgoing SET tries = tries + 1, state = ?2, time = ?3, problem = ?4, sealed = NULL
         WHERE id = ?1 AND state = 0";
-    // The message may have expired during the attempt.
-    let sent = "UPDATE outgoing SET tries = tries + 1, state = ?2, time = ?3, problem = NULL, sealed = NULL
-        WHERE id = ?1 AND state IN (0, ?4)";
+    // The message may have expired, or may have been cancelled, during the attempt.
+    let sent =
+        "UPDATE outgoing SET tries = tries + 1, state = ?2, time = ?3, problem = NULL, sealed = NULL, cancelled = 0
+        WHERE id = ?1 AND (state IN (0, ?4) OR cancelled)";
     // An expired message keeps the reason of its last attempt.
     let expired = "UPDATE outgoing SET state = ?2, time = ?3, sealed = NULL WHERE id = ?1 AND state = 0";
     let number = rows::state_number;
-    if !matches!(outcome, SendOutcome::Later(..)) {
-        // Automatic replies to strangers leave no history for the application.
-        execute(db, "DELETE FROM outgoing WHERE id = ?1 AND to_stranger = 1", [id])?;
-    }
-    match outcome {
+    let changed = match outcome {
         SendOutcome::Later(until, reason) => execute(db, later, params![id, until, reason])?,
         SendOutcome::Sent(time) => {
             execute(db, sent, params![id, number(SendState::Sent), time, number(SendState::Expired)])?
@@ -176,18 +192,37 @@ pub(super) fn record_send_outcome(db: &Connection, id: &str, outcome: &SendOutco
         SendOutcome::Failed(time, reason) => execute(db, done, params![id, number(SendState::Failed), time, reason])?,
         SendOutcome::Expired(time) => execute(db, expired, params![id, number(SendState::Expired), time])?,
     };
+    if let Some(event) = event.filter(|_| changed == 1) {
+        events::record(db, event, false)?;
+    }
     Ok(())
 }
 
-pub(super) fn expire_outgoing(db: &Connection, now: Millis, limit: i64) -> Outcome<Vec<ExpiredMessage>> {
+pub(super) fn cancel_outgoing(db: &Connection, id: &str, time: Millis) -> Outcome<bool> {
+    // A cancelled message keeps the reason of its last attempt.
+    let update = "UPDATE outgoing SET state = ?2, cancelled = 1, time = ?3, sealed = NULL WHERE id = ?1 AND state = 0";
+    Ok(execute(db, update, params![id, rows::state_number(SendState::Cancelled), time])? == 1)
+}
+
+pub(super) fn expire_outgoing(
+    db: &Connection,
+    now: Millis,
+    limit: i64,
+    event: EventOfExpired,
+) -> Outcome<Vec<OutboxEntry>> {
     // An expired message keeps the reason of its last attempt.
-    let update = "UPDATE outgoing SET state = ?3, time = ?1, sealed = NULL WHERE sequence IN
+    let update = format!(
+        "UPDATE outgoing SET state = ?3, time = ?1, sealed = NULL WHERE sequence IN
         (SELECT sequence FROM outgoing INDEXED BY outgoing_expires
             WHERE state = 0 AND expires <= ?1 ORDER BY expires LIMIT ?2)
-        RETURNING message, kind, problem";
-    let expired = rows::state_number(SendState::Expired);
-    let read = |row: &Row<'_>| Ok(ExpiredMessage { message: row.get(0)?, kind: row.get(1)?, problem: row.get(2)? });
-    Ok(query_all(db, update, params![now, limit, expired], read)?)
+        RETURNING {OUTGOING}"
+    );
+    let state = rows::state_number(SendState::Expired);
+    let expired = query_all(db, &update, params![now, limit, state], rows::outbox_entry)?;
+    for event in expired.iter().filter_map(event) {
+        events::record(db, &event, false)?;
+    }
+    Ok(expired)
 }
 
 pub(super) fn delete_expired(
@@ -225,8 +260,8 @@ pub(super) fn delete_expired(
         ("DELETE FROM records WHERE (kind, key) IN (SELECT kind, key FROM records WHERE expires <= ?1 LIMIT ?2)", now),
     ];
     let mut deleted = strangers::forget(db, before(retention.strangers), limit)?;
-    deleted += strangers::bound_digests(db, limit)?;
     deleted += strangers::bound_history(db, limit, limits)?;
+    deleted += events::delete_expired(db, before(retention.history), limits.max_events, limit)?;
     for (sql, until) in steps {
         deleted += execute(db, sql, params![until, limit])?;
     }
@@ -237,8 +272,12 @@ pub(super) fn delete_expired(
     let unread = "DELETE FROM deliveries WHERE cursor IN
         (SELECT cursor FROM deliveries WHERE acknowledged IS NULL AND received <= ?1 LIMIT ?2)";
     let left = limit.saturating_sub(i64::try_from(known).unwrap_or(i64::MAX));
-    let unread = execute(db, unread, params![deliveries, left])?;
-    Ok(deleted + known + unread)
+    deleted += known + execute(db, unread, params![deliveries, left])?;
+    // Counting the digests takes a while, so it waits until nothing else is left.
+    if i64::try_from(deleted).is_ok_and(|deleted| deleted < limit) {
+        deleted += strangers::bound_digests(db, limit)?;
+    }
+    Ok(deleted)
 }
 
 pub(super) fn probe_write(db: &Connection) -> Outcome<()> {

@@ -9,6 +9,7 @@ mod changes;
 mod cursors;
 mod envelopes;
 mod errors;
+mod events;
 mod files;
 mod options;
 mod queries;
@@ -43,10 +44,11 @@ use self::{
 use super::{
     backend::Store,
     error::StoreError,
+    event::{NewEvent, StoredEvent},
     types::{
-        Commit, CommitOutcome, Delivery, DeliveryQuery, ExpiredEnvelope, ExpiredMessage, HandledMessage, Millis,
-        NewEnvelope, OutboxEntry, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention,
-        SendOutcome, ThreadEntry, Usage,
+        Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope, HandledMessage, Millis,
+        NewEnvelope, OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota, PendingEnvelope, Postponement,
+        ReceiveOutcome, Record, Retention, SendOutcome, ThreadEntry, ThreadPosition, Usage,
     },
 };
 
@@ -102,7 +104,7 @@ impl SqliteStore {
 
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, Rollback<T>> + Send + 'static,
+        work: impl Fn(&Connection) -> Result<T, Rollback<T>> + Send + 'static,
     ) -> Result<T, StoreError> {
         let queue = self.with_threads(|threads| threads.write.clone())?;
         let (job, outcome) = writer::request(work);
@@ -228,6 +230,11 @@ impl Store for SqliteStore {
         self.read(move |db| queries::deliveries(db, &query)).await?.ok_or(StoreError::UnknownCursor(after))
     }
 
+    async fn deliveries_by_id(&self, beginning: &str, limit: usize) -> Result<Vec<Delivery>, StoreError> {
+        let beginning = beginning.to_owned();
+        self.read(move |db| queries::deliveries_by_id(db, &beginning, limit)).await
+    }
+
     async fn acknowledge(&self, ids: &[String]) -> Result<usize, StoreError> {
         let ids = ids.to_vec();
         self.write(move |db| changes::acknowledge(db, &ids)).await
@@ -253,18 +260,48 @@ impl Store for SqliteStore {
         self.read(move |db| queries::outbox_entry(db, &id)).await
     }
 
-    async fn record_send_outcome(&self, id: &str, outcome: SendOutcome) -> Result<(), StoreError> {
+    async fn outbox(&self, query: OutboxQuery) -> Result<Vec<(OutboxPosition, OutboxEntry)>, StoreError> {
+        self.read(move |db| queries::outbox(db, &query)).await
+    }
+
+    async fn cancel_outgoing(&self, id: &str, time: Millis) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.write(move |db| changes::record_send_outcome(db, &id, &outcome)).await
+        self.write(move |db| changes::cancel_outgoing(db, &id, time)).await
     }
 
-    async fn expire_outgoing(&self, now: Millis, limit: usize) -> Result<Vec<ExpiredMessage>, StoreError> {
-        self.write(move |db| changes::expire_outgoing(db, now, statement::limit_parameter(limit))).await
+    async fn record_send_outcome(
+        &self,
+        id: &str,
+        outcome: SendOutcome,
+        event: Option<NewEvent>,
+    ) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.write(move |db| changes::record_send_outcome(db, &id, &outcome, event.as_ref())).await
     }
 
-    async fn thread_entries(&self, thread: &str, limit: usize) -> Result<Vec<ThreadEntry>, StoreError> {
+    async fn expire_outgoing(
+        &self,
+        now: Millis,
+        limit: usize,
+        event: EventOfExpired,
+    ) -> Result<Vec<OutboxEntry>, StoreError> {
+        self.write(move |db| changes::expire_outgoing(db, now, statement::limit_parameter(limit), event)).await
+    }
+
+    async fn events(&self, after: i64, kinds: &[&str], limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let kinds: Vec<_> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        let events = self.read(move |db| events::events(db, after, &kinds, limit)).await?;
+        events.ok_or(StoreError::UnknownCursor(after))
+    }
+
+    async fn thread_entries(
+        &self,
+        thread: &str,
+        after: ThreadPosition,
+        limit: usize,
+    ) -> Result<Vec<(ThreadPosition, ThreadEntry)>, StoreError> {
         let thread = thread.to_owned();
-        self.read(move |db| queries::thread_entries(db, &thread, limit)).await
+        self.read(move |db| queries::thread_entries(db, &thread, after, limit)).await
     }
 
     async fn record(&self, kind: &str, key: &str) -> Result<Option<Record>, StoreError> {
@@ -272,9 +309,25 @@ impl Store for SqliteStore {
         self.read(move |db| queries::record(db, &kind, &key)).await
     }
 
+    async fn records_at(&self, places: &[(&str, &str)]) -> Result<Vec<Option<Record>>, StoreError> {
+        let places: Vec<_> = places.iter().map(|(kind, key)| ((*kind).to_owned(), (*key).to_owned())).collect();
+        self.read(move |db| places.iter().map(|(kind, key)| queries::record(db, kind, key)).collect()).await
+    }
+
     async fn records(&self, kind: &str, after: &str, limit: usize) -> Result<Vec<Record>, StoreError> {
         let (kind, after) = (kind.to_owned(), after.to_owned());
         self.read(move |db| queries::records(db, &kind, &after, limit)).await
+    }
+
+    async fn records_with_peer(
+        &self,
+        kind: &'static str,
+        peer: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Record>, StoreError> {
+        let (peer, after) = (peer.to_owned(), after.to_owned());
+        self.read(move |db| queries::records_with_peer(db, kind, &peer, &after, limit)).await
     }
 
     async fn known_connections(&self, limit: usize) -> Result<Vec<String>, StoreError> {

@@ -43,6 +43,8 @@ pub struct SqliteOptions {
     /// The most marks of handled messages of strangers. Beyond this limit the oldest mark is dropped, and a stranger's
     /// message that is as old is refused. Default: 100,000.
     pub max_stranger_marks: u64,
+    /// The most events. Beyond this limit the oldest are deleted with the expired data. Default: 100,000.
+    pub max_events: u64,
     /// The most bytes of the database without its log. `None`, the default: only the disk is the limit.
     pub max_bytes: Option<u64>,
 }
@@ -66,6 +68,7 @@ impl Default for SqliteOptions {
             max_stranger_unread_bytes: 256 << 20,
             max_stranger_bytes: 64 << 20,
             max_stranger_marks: 100_000,
+            max_events: 100_000,
             max_bytes: None,
         }
     }

@@ -6,7 +6,8 @@ use std::path::Path;
 use rusqlite::{Connection, Row, ToSql, named_params, params};
 
 use super::{
-    cursors, files,
+    cursors::{self, Sequence},
+    files,
     options::SqliteOptions,
     rows::{self, DELIVERY, ENVELOPE, OUTGOING, RECORD},
     statement::{limit_parameter, list_parameter, query_all, query_one},
@@ -15,9 +16,13 @@ use super::{
 use crate::agent::{
     clock::now,
     store::types::{
-        Delivery, DeliveryQuery, Millis, OutboxEntry, PeerQuota, PendingEnvelope, Record, ThreadEntry, Usage,
+        CONNECTION_KIND, Delivery, DeliveryQuery, Millis, OutboxEntry, OutboxPosition, OutboxQuery, PEER_ROTATION_KIND,
+        PeerQuota, PendingEnvelope, Record, SendState, ThreadEntry, ThreadPosition, Usage,
     },
 };
+
+/// Follows all characters.
+const AFTER_ALL: char = char::MAX;
 
 type Rows<T> = rusqlite::Result<Vec<T>>;
 
@@ -70,7 +75,7 @@ pub(super) fn peer_quota(
 
 /// Returns `None` if the store has not given out the cursor.
 pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> rusqlite::Result<Option<Vec<Delivery>>> {
-    if !cursors::is_known(db, query.after)? {
+    if !cursors::is_known(db, Sequence::Deliveries, query.after)? {
         return Ok(None);
     }
     let limit = limit_parameter(query.limit);
@@ -102,6 +107,11 @@ pub(super) fn deliveries(db: &Connection, query: &DeliveryQuery) -> rusqlite::Re
         found.push(delivery);
     }
     Ok(Some(found))
+}
+
+pub(super) fn deliveries_by_id(db: &Connection, beginning: &str, limit: usize) -> Rows<Delivery> {
+    let sql = format!("SELECT {DELIVERY} FROM deliveries WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3");
+    query_all(db, &sql, params![beginning, format!("{beginning}{AFTER_ALL}"), limit_parameter(limit)], rows::delivery)
 }
 
 /// Returns the peers with waiting messages. The query jumps from one peer to the next in the index, without reading the
@@ -138,22 +148,75 @@ pub(super) fn outbox_entry(db: &Connection, id: &str) -> rusqlite::Result<Option
     query_one(db, &sql, [id], rows::outbox_entry)
 }
 
-pub(super) fn thread_entries(db: &Connection, thread: &str, limit: usize) -> Rows<ThreadEntry> {
+/// Lists the outbox. A page of the messages that wait or were given up reads an index of them alone.
+pub(super) fn outbox(db: &Connection, query: &OutboxQuery) -> Rows<(OutboxPosition, OutboxEntry)> {
+    let state = match query.state {
+        None => "true".to_owned(),
+        Some(state) => {
+            format!("state = {} AND cancelled = {}", rows::state_number(state), state == SendState::Cancelled)
+        }
+    };
+    let by_time = "(created, sequence) > (:created, :sequence) ORDER BY created, sequence";
+    let by_sequence = "sequence > :sequence ORDER BY sequence";
+    let (index, order) = match (query.state, &query.peer) {
+        (Some(SendState::Waiting), Some(_)) => ("INDEXED BY outgoing_waiting WHERE", by_sequence),
+        (Some(SendState::Waiting), None) => ("INDEXED BY outgoing_created WHERE", by_time),
+        (Some(SendState::Failed | SendState::Expired | SendState::Cancelled), _) => {
+            ("INDEXED BY outgoing_given_up WHERE state > 1 AND", by_time)
+        }
+        (Some(SendState::Sent) | None, _) => ("NOT INDEXED WHERE", by_sequence),
+    };
+    let of_peer = if query.peer.is_some() { "peer = :peer AND" } else { "" };
+    let columns = OUTGOING.replace("sealed", "NULL");
+    let sql = format!("SELECT {columns}, sequence FROM outgoing {index} {state} AND {of_peer} {order} LIMIT :limit");
+    let (OutboxPosition { created, sequence }, limit) = (query.after, limit_parameter(query.limit));
+    let mut parameters: Vec<(&str, &dyn ToSql)> = vec![(":sequence", &sequence), (":limit", &limit)];
+    if order == by_time {
+        parameters.push((":created", &created));
+    }
+    if let Some(peer) = &query.peer {
+        parameters.push((":peer", peer));
+    }
+    query_all(db, &sql, &*parameters, |row| {
+        let entry = rows::outbox_entry(row)?;
+        Ok((OutboxPosition { created: entry.created, sequence: row.get("sequence")? }, entry))
+    })
+}
+
+pub(super) fn thread_entries(
+    db: &Connection,
+    thread: &str,
+    after: ThreadPosition,
+    limit: usize,
+) -> Rows<(ThreadPosition, ThreadEntry)> {
     // Only whether there is content. Whole content of all entries could fill the memory.
     let without_content = |columns: &str| columns.replace("sealed", "iif(sealed IS NULL, NULL, zeroblob(0))");
     let (delivery, outgoing) = (without_content(DELIVERY), without_content(OUTGOING));
-    let received = format!("SELECT {delivery} FROM deliveries WHERE thread = ?1 ORDER BY received, cursor LIMIT ?2");
-    let sent = format!("SELECT {outgoing} FROM outgoing WHERE thread = ?1 ORDER BY created, sequence LIMIT ?2");
-    let mut entries: Vec<_> = query_all(db, &received, params![thread, limit_parameter(limit)], rows::delivery)?
-        .into_iter()
-        .map(|delivery| (delivery.received, ThreadEntry::Received(delivery)))
-        .collect();
-    let sent = query_all(db, &sent, params![thread, limit_parameter(limit)], rows::outbox_entry)?;
-    entries.extend(sent.into_iter().map(|entry| (entry.created, ThreadEntry::Sent(entry))));
-    // The sort is stable. If a received and a sent message have the same time, the received message comes first, since
-    // an answer follows its question.
-    entries.sort_by_key(|(time, _)| *time);
-    Ok(entries.into_iter().map(|(_, entry)| entry).take(limit).collect())
+    let received = format!(
+        "SELECT {delivery} FROM deliveries WHERE thread = ?1 AND (received, cursor) > (?2, ?3)
+        ORDER BY received, cursor LIMIT ?4"
+    );
+    let sent = format!(
+        "SELECT {outgoing}, sequence FROM outgoing WHERE thread = ?1 AND (created, sequence) > (?2, ?3)
+        ORDER BY created, sequence LIMIT ?4"
+    );
+    // Of the same time, all received messages come before those that were sent.
+    let ThreadPosition { time, is_sent, sequence } = after;
+    let (received_after, sent_after) = if is_sent { (i64::MAX, sequence) } else { (sequence, i64::MIN) };
+    let limit_of_each = limit_parameter(limit);
+    let mut entries = query_all(db, &received, params![thread, time, received_after, limit_of_each], |row| {
+        let delivery = rows::delivery(row)?;
+        let position = ThreadPosition { time: delivery.received, is_sent: false, sequence: delivery.cursor };
+        Ok((position, ThreadEntry::Received(delivery)))
+    })?;
+    entries.extend(query_all(db, &sent, params![thread, time, sent_after, limit_of_each], |row| {
+        let entry = rows::outbox_entry(row)?;
+        let position = ThreadPosition { time: entry.created, is_sent: true, sequence: row.get("sequence")? };
+        Ok((position, ThreadEntry::Sent(entry)))
+    })?);
+    entries.sort_by_key(|(position, _)| *position);
+    entries.truncate(limit);
+    Ok(entries)
 }
 
 pub(super) fn record(db: &Connection, kind: &str, key: &str) -> rusqlite::Result<Option<Record>> {
@@ -167,6 +230,36 @@ pub(super) fn records(db: &Connection, kind: &str, after: &str, limit: usize) ->
         ORDER BY key LIMIT :limit"
     );
     let parameters = named_params! {":kind": kind, ":after": after, ":now": now(), ":limit": limit_parameter(limit)};
+    query_all(db, &sql, parameters, rows::record)
+}
+
+pub(super) fn records_with_peer(
+    db: &Connection,
+    kind: &'static str,
+    peer: &str,
+    after: &str,
+    limit: usize,
+) -> Rows<Record> {
+    let index = match kind {
+        CONNECTION_KIND => "connections_by_peer",
+        PEER_ROTATION_KIND => "rotations_by_peer",
+        _ => return Ok(Vec::new()),
+    };
+    // All that begin with the prefix; for a whole DID nothing but the DID.
+    let beginning = peer.strip_suffix('~').unwrap_or(peer);
+    let end = match peer.ends_with([':', '~']) {
+        true => format!("{beginning}{AFTER_ALL}"),
+        false => format!("{peer}\0"),
+    };
+    let sql = format!(
+        "SELECT {RECORD} FROM records INDEXED BY {index}
+        WHERE kind = '{kind}' AND substr(key, instr(key, ' ') + 1) >= :peer AND substr(key, instr(key, ' ') + 1) < :end
+            AND key > :after AND ifnull(expires > :now, true)
+        ORDER BY key LIMIT :limit"
+    );
+    let parameters = named_params! {
+        ":peer": beginning, ":end": end, ":after": after, ":now": now(), ":limit": limit_parameter(limit)
+    };
     query_all(db, &sql, parameters, rows::record)
 }
 

@@ -37,8 +37,7 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     })
 }
 
-pub(super) const OUTGOING: &str =
-    "id, message, thread, kind, sender, peer, created, expires, state, tries, time, problem, sealed, to_stranger";
+pub(super) const OUTGOING: &str = "id, message, thread, kind, sender, peer, created, expires, state, tries, time, problem, sealed, to_stranger, cancelled, by_application";
 
 pub(super) fn outbox_entry(row: &Row<'_>) -> rusqlite::Result<OutboxEntry> {
     Ok(OutboxEntry {
@@ -56,6 +55,7 @@ pub(super) fn outbox_entry(row: &Row<'_>) -> rusqlite::Result<OutboxEntry> {
         problem: row.get(11)?,
         sealed: row.get(12)?,
         to_stranger: row.get(13)?,
+        by_application: row.get(15)?,
     })
 }
 
@@ -70,7 +70,8 @@ pub(super) fn state_number(state: SendState) -> i64 {
     match state {
         SendState::Waiting => 0,
         SendState::Sent => 1,
-        SendState::Failed => 2,
+        // A cancelled message has the state that older releases know, and the column `cancelled`.
+        SendState::Failed | SendState::Cancelled => 2,
         SendState::Expired => 3,
     }
 }
@@ -79,6 +80,7 @@ fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<SendState> {
     match row.get(column)? {
         0 => Ok(SendState::Waiting),
         1 => Ok(SendState::Sent),
+        2 if row.get("cancelled")? => Ok(SendState::Cancelled),
         2 => Ok(SendState::Failed),
         3 => Ok(SendState::Expired),
         other => {

@@ -6,8 +6,13 @@ use super::errors::store_error;
 use crate::agent::store::error::StoreError;
 
 /// The migrations. Number n, counted from 1, migrates a database of schema n - 1. A released migration never changes.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
+const MIGRATIONS: [&str; 5] = [
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+    include_str!("schema/4.sql"),
+    include_str!("schema/5.sql"),
+];
 
 /// The schema of this release, as in `user_version`.
 pub(super) const KNOWN_SCHEMA: i64 = MIGRATIONS.len() as i64;

@@ -62,12 +62,19 @@ pub(super) fn remember(
     limits: &SqliteOptions,
 ) -> rusqlite::Result<()> {
     let Record { kind, key, revision, value, expires } = record;
+    let range = "SELECT min(seen), max(seen) FROM records WHERE peer = ?1";
+    let earlier: Option<(Option<Millis>, Option<Millis>)> =
+        query_one(db, range, [stranger], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (first, last) = earlier.unwrap_or_default();
+    let seen = last.map_or(now, |last| last.max(now));
     let write = "INSERT INTO records (kind, key, revision, expires, value, peer, seen)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, max(?7, ifnull((SELECT max(seen) FROM records WHERE peer = ?6), 0)))
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
         ON CONFLICT (kind, key) DO UPDATE SET revision = excluded.revision, expires = excluded.expires,
             value = excluded.value, seen = iif(peer IS NULL, NULL, max(seen, excluded.seen))";
-    execute(db, write, params![kind, key, revision, expires, value, stranger, now])?;
-    execute(db, "UPDATE records SET seen = ?2 WHERE peer = ?1 AND seen < ?2", params![stranger, now])?;
+    execute(db, write, params![kind, key, revision, expires, value, stranger, seen])?;
+    if first.is_some_and(|first| first < now) {
+        execute(db, "UPDATE records SET seen = ?2 WHERE peer = ?1 AND seen < ?2", params![stranger, now])?;
+    }
     while record_bytes(db)? > limits.max_stranger_bytes {
         let Some(oldest) = oldest(db, stranger)? else { break };
         execute(db, "DELETE FROM records WHERE peer = ?1", [oldest])?;
@@ -157,7 +164,7 @@ pub(super) fn forget(db: &Connection, before: Millis, limit: i64) -> rusqlite::R
 /// Forgets the oldest digests of processed envelopes if there are too many, at most `limit`. A repeated envelope is then
 /// opened again, and its message is recognized by its mark.
 pub(super) fn bound_digests(db: &Connection, limit: i64) -> rusqlite::Result<usize> {
-    let digests: i64 = query_one(db, "SELECT digests FROM of_strangers", [], |row| row.get(0))?.unwrap_or(0);
+    let digests: i64 = query_one(db, "SELECT count(*) FROM concluded", [], |row| row.get(0))?.unwrap_or(0);
     let surplus = digests.saturating_sub(MAX_DIGESTS).min(limit);
     if surplus <= 0 {
         return Ok(0);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use claviger::{
     keys::Curve,
     secrets::{
-        Custodian, HeldKey, Token, TokenError,
+        Custodian, HeldKey, Token, TokenError, UnpairedKey,
         pkcs11::{Examination, ExaminationStep, PinRecord, Pkcs11Token, TokenOverview},
     },
 };
@@ -34,6 +34,8 @@ pub struct OpenedToken {
     /// All keys, including those that are refused for use.
     pub inventory: Vec<HeldKey>,
     pub usable: Vec<HeldKey>,
+    /// The private keys whose public halves are not known.
+    pub unpaired: Vec<UnpairedKey>,
     pub examination: Examination,
 }
 
@@ -64,8 +66,9 @@ impl OpenedToken {
         progress.show(&format!("{}: its keys", token.name()));
         let inventory = token.inventory()?;
         let usable = token.keys()?;
+        let unpaired = token.unpaired_keys();
         let examination = token.examine(|curve, step| progress.show(&progress_line(token.name(), curve, step)))?;
-        Ok(Self { token, inventory, usable, examination })
+        Ok(Self { token, inventory, usable, unpaired, examination })
     }
 
     /// Whether the number of objects in the token changed during the examination.

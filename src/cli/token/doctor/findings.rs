@@ -1,6 +1,6 @@
 //! The findings of `token doctor`. docs/cli.md lists the IDs, and a test compares the list.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -66,41 +66,37 @@ pub fn findings(token: &ExaminedToken, configured: &TokenConfig, machine: &Machi
     let mut found = Findings(Vec::new());
     if let Some(overview) = &token.overview {
         found.pin(token, overview);
+        found.uri(overview);
         found.profile(overview);
     }
     if let (Ok(opened), Some(overview)) = (&token.opened, &token.overview) {
         found.token(opened, overview);
+        found.remoting(opened, overview);
         found.algorithms(opened, overview);
-        found.custody(&opened.examination.algorithms, configured.policy().minimum_custody);
+        let algorithms = opened.examination.algorithms.iter();
+        let reached = algorithms.filter(|it| it.verdict == Some(Verdict::Authcrypt));
+        let reached: Vec<_> = reached.filter_map(|it| Some((it.curve, it.custody?))).collect();
+        found.custody(&reached, configured.policy().minimum_custody);
         found.keys(opened);
+        found.keys_that_fail(opened);
     }
     found.machine(machine);
     found.0
 }
 
 /// Collects the findings of the checks.
-struct Findings(Vec<Finding>);
+pub struct Findings(pub Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, id: &'static str, level: Level, message: impl Into<String>) -> &mut Finding {
+    pub fn add(&mut self, id: &'static str, level: Level, message: impl Into<String>) -> &mut Finding {
         self.0.push(Finding { id, level, about: Vec::new(), message: message.into(), hint: None });
         self.0.last_mut().expect("it was pushed")
     }
 
     fn pin(&mut self, token: &ExaminedToken, overview: &TokenOverview) {
-        let problem =
-            PinProblem::find(&token.name, overview.token.pin, token.pin_record.as_ref(), token.opened.is_ok());
-        if let Some(problem) = problem {
-            let id = match problem.word {
-                "LOCKED" => "pin-locked",
-                "LOCKED-HERE" => "pin-locked-here",
-                "REFUSED" => "pin-refused",
-                "UNFINISHED" => "pin-unfinished",
-                "FINAL-TRY" => "pin-final-try",
-                _ => "pin-count-low",
-            };
-            self.add(id, Level::Bad, problem.message).hint(problem.hint);
-        }
+        let (state, record) = (overview.token.pin, token.pin_record.as_ref());
+        let when_locked = overview.profile.new_pin(&overview.module.to_string_lossy(), &overview.token.info.label);
+        self.pin_problem(PinProblem::find(&token.name, state, record, token.opened.is_ok(), &when_locked));
         match &overview.pin_location {
             PinLocation::File { path, others_may_read: true } => {
                 let path = path.display();
@@ -117,6 +113,44 @@ impl Findings {
             }
             _ => {}
         }
+    }
+
+    pub fn pin_problem(&mut self, problem: Option<PinProblem>) {
+        let Some(problem) = problem else { return };
+        let id = match problem.word {
+            "LOCKED" => "pin-locked",
+            "LOCKED-HERE" => "pin-locked-here",
+            "REFUSED" => "pin-refused",
+            "UNFINISHED" => "pin-unfinished",
+            "FINAL-TRY" => "pin-final-try",
+            _ => "pin-count-low",
+        };
+        self.add(id, Level::Bad, problem.message).hint(problem.hint);
+    }
+
+    fn uri(&mut self, overview: &TokenOverview) {
+        if !overview.unused_attributes.is_empty() {
+            let message = "these attributes of the token's URI have no effect: RFC 7512 does not define them";
+            let finding = self.add("uri-attributes-unused", Level::Note, message);
+            finding.about.clone_from(&overview.unused_attributes);
+            finding.hint("take them out, or correct their names");
+        }
+    }
+
+    /// p11-kit's remoting passes on only mechanisms that it knows (p11-kit, `rpc-message.c`, up to 0.26.4).
+    fn remoting(&mut self, opened: &OpenedToken, overview: &TokenOverview) {
+        if overview.module.file_stem().is_none_or(|stem| stem != "p11-kit-client") {
+            return;
+        }
+        let agrees = opened.examination.algorithms.iter().any(|it| it.custody.is_some());
+        let level = if agrees { Level::Note } else { Level::Warning };
+        let message = "the token is reached through p11-kit's remoting, which hides mechanisms of the token: \
+                       CKM_ECDH1_DERIVE and CKM_SHA256_KEY_DERIVATION before 0.25.0; and in every version up to 0.26.4 \
+                       CKM_EDDSA, CKM_AES_KEY_WRAP, CKM_CONCATENATE_* and the generation of X25519 and Ed25519 keys";
+        self.add("remoting-hides", level, message).hint(
+            "p11-kit 0.25.0 or later at both ends passes on authcrypt with P-256, P-384 and P-521, and with X25519 keys \
+             that were made without the remoting; `claviger token doctor` at the token's own machine shows the rest",
+        );
     }
 
     fn profile(&mut self, overview: &TokenOverview) {
@@ -150,7 +184,9 @@ impl Findings {
             self.add("objects-changed", Level::Bad, message)
                 .hint("another program may use the token; if not, ask its manufacturer");
         }
-        if !opened.examination.session_keys {
+        // Of a token that has none of the algorithms, the verdicts say all.
+        let is_open = |it: &CurveExamination| it.verdict != Some(Verdict::Unsupported);
+        if !opened.examination.session_keys && opened.examination.algorithms.iter().any(is_open) {
             let message = "the token makes no session keys: it was tested with the keys that it holds";
             self.add("no-session-keys", Level::Note, message)
                 .hint("`claviger key generate` makes a key for an algorithm that was not tested");
@@ -191,12 +227,16 @@ impl Findings {
         }
         let x25519 = algorithms.iter().find(|it| it.curve == Curve::X25519).and_then(|it| it.verdict);
         if x25519.is_some_and(|verdict| verdict < Verdict::Authcrypt) {
-            let message =
-                "the token has no X25519: authcrypt to peers whose documents have X25519 keys only is not possible";
-            self.add("no-x25519", Level::Warning, message)
-                .about(Curve::X25519)
-                .hint("make DIDs with P-256, which every DIDComm v2 agent must support; anoncrypt to such peers works");
+            self.no_x25519();
         }
+    }
+
+    pub fn no_x25519(&mut self) {
+        let message =
+            "the token has no X25519: authcrypt to peers whose documents have X25519 keys only is not possible";
+        self.add("no-x25519", Level::Warning, message)
+            .about(Curve::X25519)
+            .hint("make DIDs with P-256, which every DIDComm v2 agent must support; anoncrypt to such peers works");
     }
 
     /// Reports wrong answers, and differences between the mechanisms that work and those that the token lists.
@@ -205,12 +245,7 @@ impl Findings {
         for wrong in it.tests.iter().filter(|tried| tried.answer == Answer::Wrong) {
             if !reported.contains(&wrong.custody) {
                 reported.push(wrong.custody);
-                let what =
-                    wrong.custody.map_or("signed".to_owned(), |custody| format!("did a key agreement ({custody})"));
-                let message = format!("the token {what} without an error, and the result was wrong");
-                self.add("wrong-answer", Level::Bad, message)
-                    .about(it.curve)
-                    .hint("claviger does not use it; look for a newer firmware or module, and tell the manufacturer");
+                self.wrong_answer(it.curve, wrong.custody);
             }
         }
         for mechanism in &it.mechanisms {
@@ -249,10 +284,20 @@ impl Findings {
         }
     }
 
-    fn custody(&mut self, algorithms: &[CurveExamination], minimum: Option<Custody>) {
+    /// A result of a key agreement with this custody, or of a signature.
+    pub fn wrong_answer(&mut self, curve: Curve, custody: Option<Custody>) {
+        let what = custody.map_or("signed".to_owned(), |custody| format!("did a key agreement ({custody})"));
+        let message = format!("the token {what} without an error, and the result was wrong");
+        self.add("wrong-answer", Level::Bad, message)
+            .about(curve)
+            .hint("claviger does not use it; look for a newer firmware or module, and tell the manufacturer");
+    }
+
+    /// The custody that key agreement on each curve reaches.
+    pub fn custody(&mut self, reached: &[(Curve, Custody)], minimum: Option<Custody>) {
         for custody in Custody::ALL {
-            let on = |it: &&CurveExamination| it.custody == Some(custody) && it.verdict == Some(Verdict::Authcrypt);
-            let about: Vec<_> = algorithms.iter().filter(on).map(|it| it.curve.to_string()).collect();
+            let on = reached.iter().filter(|(_, reached)| *reached == custody);
+            let about: Vec<_> = on.map(|(curve, _)| curve.to_string()).collect();
             if about.is_empty() {
                 continue;
             }
@@ -310,13 +355,6 @@ impl Findings {
             &|held| held.asks_pin && unused(held),
         );
         add_for_keys(
-            "key-fails",
-            Level::Bad,
-            "failed its known-answer test, and is not used: its halves do not match, or the token cannot use it",
-            "`claviger -v key list` shows the reason",
-            &|held| held.protected && !held.asks_pin && unused(held),
-        );
-        add_for_keys(
             "key-imported",
             Level::Note,
             "existed outside the token before the import: a copy may exist, and no token can prove otherwise",
@@ -335,7 +373,25 @@ impl Findings {
         );
     }
 
-    fn machine(&mut self, machine: &Machine) {
+    /// The keys that are not served for a reason of their own. The reason says what to do.
+    fn keys_that_fail(&mut self, opened: &OpenedToken) {
+        let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let unused = |held: &&HeldKey| held.protected && !held.asks_pin && !opened.usable.contains(held);
+        for held in opened.inventory.iter().filter(unused) {
+            let reason = held.refused.as_deref().unwrap_or("its test failed just now; run the command again");
+            by_reason.entry(reason).or_default().push(name(held));
+        }
+        for (reason, about) in by_reason {
+            self.add("key-fails", Level::Bad, format!("is not used: {reason}")).about = about;
+        }
+        for unpaired in &opened.unpaired {
+            let message = format!("a private key ({}) is not used: {}", unpaired.curve, unpaired.reason);
+            let about = unpaired.label.clone().unwrap_or_else(|| "a key without a label".to_owned());
+            self.add("key-unpaired", Level::Warning, message).about(about);
+        }
+    }
+
+    pub fn machine(&mut self, machine: &Machine) {
         let missing_measures = machine.missing_hardening();
         if missing_measures.is_empty() {
             let message = "a keeper's memory is protected here: not dumpable, no core dump, locked, and nothing is \
@@ -369,17 +425,17 @@ impl Findings {
 }
 
 impl Finding {
-    fn about(&mut self, what: impl fmt::Display) -> &mut Self {
+    pub fn about(&mut self, what: impl fmt::Display) -> &mut Self {
         self.about.push(what.to_string());
         self
     }
 
-    fn hint(&mut self, hint: impl Into<String>) {
+    pub fn hint(&mut self, hint: impl Into<String>) {
         self.hint = Some(hint.into());
     }
 }
 
 /// The name of a key for people.
-fn name(held: &HeldKey) -> String {
+pub fn name(held: &HeldKey) -> String {
     held.label.clone().unwrap_or_else(|| held.public.to_multikey())
 }

@@ -37,6 +37,11 @@ impl<'m> Report<'m> {
         Self { token, findings, machine }
     }
 
+    /// The token that was examined.
+    pub fn token(&self) -> &ExaminedToken {
+        &self.token
+    }
+
     /// Why the token could not be examined, or `None` if it was.
     pub fn failure(self) -> Option<Failure> {
         self.token.opened.err()
@@ -58,22 +63,7 @@ impl<'m> Report<'m> {
         if let Ok(opened) = &self.token.opened {
             out.line(&table(opened))?;
         }
-        for level in Level::ALL {
-            let (style, mut findings) = (style(level), self.findings.iter().filter(|it| it.level == level).peekable());
-            if findings.peek().is_some() {
-                out.line(&format!("\n{style}{level}{style:#}"))?;
-            }
-            for finding in findings {
-                let about = match finding.about.as_slice() {
-                    [] => String::new(),
-                    about => format!("{}: ", about.join(", ")),
-                };
-                out.line(&format!("- {about}{}", finding.message))?;
-                if let Some(hint) = &finding.hint {
-                    out.line(&format!("  {DIM}hint:{DIM:#} {hint}"))?;
-                }
-            }
-        }
+        print_findings(&self.findings, out)?;
         out.line(match &self.token.opened {
             Ok(opened) if opened.has_changed() => "\nThe objects in the token changed during the test: see above.",
             Ok(_) => "\nNothing in the token was changed.",
@@ -114,6 +104,27 @@ impl<'m> Report<'m> {
             "error": opened.err().map(|failure| failure.to_json()["error"].clone()),
         })
     }
+}
+
+/// Prints findings for a person, the worst first.
+pub fn print_findings(findings: &[Finding], out: &Out) -> Result<(), Failure> {
+    for level in Level::ALL {
+        let (style, mut findings) = (style(level), findings.iter().filter(|it| it.level == level).peekable());
+        if findings.peek().is_some() {
+            out.line(&format!("\n{style}{level}{style:#}"))?;
+        }
+        for finding in findings {
+            let about = match finding.about.as_slice() {
+                [] => String::new(),
+                about => format!("{}: ", about.join(", ")),
+            };
+            out.line(&format!("- {about}{}", finding.message))?;
+            if let Some(hint) = &finding.hint {
+                out.line(&format!("  {DIM}hint:{DIM:#} {hint}"))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn table(opened: &OpenedToken) -> String {

@@ -5,7 +5,7 @@ use cryptoki::{
         Mechanism,
         elliptic_curve::{EcKdf, Ecdh1DeriveParams},
     },
-    object::{Attribute, KeyType, ObjectHandle},
+    object::{Attribute, AttributeType, KeyType, ObjectHandle},
     session::Session,
 };
 
@@ -123,6 +123,16 @@ impl<'s> TokenSession<'s> {
         self.derive(key, peer, EcKdf::null(), sensitive(KeyType::GENERIC_SECRET, Some(length), visibility))
     }
 
+    /// Checks that our key is still in the token, once in a second. A message to known recipients needs only their cached
+    /// Zs, so a key that another program has deleted would go on sending.
+    pub(super) fn check_key_exists(self, key: AgreementKey<'_>, cache: &mut ZsCache) -> CallResult<()> {
+        if !cache.has_seen(key.number) {
+            self.session.get_attributes(key.private, &[AttributeType::Class]).during("C_GetAttributeValue")?;
+            cache.saw(key.number);
+        }
+        Ok(())
+    }
+
     /// Runs `operation` with the Zs of our key and a peer's key, from the cache or derived now. Without a peer there is
     /// no Zs.
     ///
@@ -144,6 +154,7 @@ impl<'s> TokenSession<'s> {
             }
         }
         let zs = self.derive_sensitive(key, peer, Visibility::LoggedIn)?;
+        cache.saw(key.number);
         let result = operation(Some(zs.handle()))?;
         cache.insert(key.number, peer, zs, self.session);
         Ok(result)

@@ -65,6 +65,9 @@ pub(super) fn wrap(
     let info = KdfInfo { apu: &request.apu, apv: &request.apv, tag: Some(&request.tag) };
     let OpenSession { handle, zs_cache, .. } = session;
     let token = TokenSession { driver, session: handle };
+    if request.recipients.iter().any(|(recipient, _)| zs_cache.contains(key.number, recipient)) {
+        token.check_key_exists(key, zs_cache)?;
+    }
     // The content key goes into the token once for all recipients.
     let cek = match key.method.custody {
         Custody::KekInToken => Some(in_token::put_cek(token, &request.cek)?),

@@ -12,6 +12,7 @@ use crate::{
     secrets::{
         Custody, TokenError, TokenInfo,
         pkcs11::curves::{self, PointEncoding},
+        shell_word::shell_word,
     },
 };
 
@@ -40,6 +41,11 @@ pub struct Profile {
     /// check the PIN.
     #[serde(default)]
     pub(in crate::secrets::pkcs11) reports_wrong_pin: bool,
+    /// How a person sets a new PIN when the PIN is locked; none if C_InitPIN does it.
+    new_pin: Option<String>,
+    /// What a probe of an idle token asks.
+    #[serde(default)]
+    pub(in crate::secrets::pkcs11) probe: Probe,
     #[serde(default)]
     x25519: X25519,
     #[serde(default)]
@@ -87,6 +93,19 @@ pub(in crate::secrets::pkcs11) enum Recovery {
     /// C_Finalize and C_Initialize, or a new process. Claviger always uses a new process: C_Finalize ends the sessions
     /// of all other tokens of the module, and crashes some modules.
     Process,
+}
+
+/// What a probe of an idle token asks, besides C_GetSessionInfo. Neither needs a PIN.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::secrets::pkcs11) enum Probe {
+    /// The class of a known private key (C_GetAttributeValue): a module may answer C_GetSessionInfo without the device.
+    #[default]
+    Key,
+    /// Nothing more: for a module that answers only C_GetSessionInfo without disturbing others.
+    Session,
+    /// A few random bytes (C_GenerateRandom): for a module that keeps the attributes of its keys in its memory.
+    Random,
 }
 
 /// How long a process can use the module.
@@ -220,6 +239,19 @@ impl Profile {
     /// The basis of the verdicts, and the version they are about; none if there are no verdicts.
     pub fn basis(&self) -> Option<(EvidenceBasis, &str)> {
         self.evidence.as_ref().map(|evidence| (evidence.basis, evidence.version.as_str()))
+    }
+
+    /// How a person sets a new PIN when the token has locked its PIN: a sentence with a command. `module` is the module's
+    /// file.
+    pub fn new_pin(&self, module: &str, label: &str) -> String {
+        self.new_pin.clone().unwrap_or_else(|| {
+            format!(
+                "its security officer sets a new one: `pkcs11-tool --module {} --token-label {} --login --login-type so \
+                 --init-pin`",
+                shell_word(module),
+                shell_word(label)
+            )
+        })
     }
 
     /// Whether the profile is for a token. `module` is the module's manufacturer.

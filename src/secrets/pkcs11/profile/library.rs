@@ -24,6 +24,7 @@ static BUILT_IN: LazyLock<Vec<Profile>> = LazyLock::new(|| {
         "nethsm",
         "nshield",
         "nss-softokn",
+        "opencryptoki",
         "softhsm",
         "tpm2-pkcs11",
         "utimaco",
@@ -55,6 +56,11 @@ impl Profile {
     /// [`TokenError::Config`] if a file is wrong.
     pub fn names(base_dir: Option<&Path>) -> Result<Vec<String>, TokenError> {
         Ok(all(base_dir)?.into_iter().map(|profile| profile.name().to_owned()).collect())
+    }
+
+    /// Whether a profile of this name comes with the program. Other names are chosen by the site.
+    pub fn is_built_in(name: &str) -> bool {
+        BUILT_IN.iter().any(|profile| profile.name() == name)
     }
 
     /// The profile that matches the module's manufacturer and the token's manufacturer and model; the default profile

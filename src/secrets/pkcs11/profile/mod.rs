@@ -9,5 +9,5 @@ mod library;
 mod omitted;
 
 pub use definition::Profile;
-pub(super) use definition::Recovery;
+pub(super) use definition::{Probe, Recovery};
 pub use evidence::{EvidenceBasis, Verdict};

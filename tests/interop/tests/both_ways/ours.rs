@@ -22,7 +22,7 @@ pub const TOKEN: &str = "CLAVIGER_INTEROP_TOKEN";
 pub const CUSTODY: &str = "CLAVIGER_INTEROP_CUSTODY";
 
 /// The keys of [`OURS`] and of [`OURS_ANEW`], in the order of their documents. The last key is the mediator's.
-const KEYS: [(&str, Curve, KeyUse); 8] = [
+const KEYS: [(&str, Curve, KeyUse); 10] = [
     ("ed25519", Curve::Ed25519, KeyUse::Signing),
     ("es256", Curve::P256, KeyUse::Signing),
     ("es256k", Curve::Secp256k1, KeyUse::Signing),
@@ -30,6 +30,8 @@ const KEYS: [(&str, Curve, KeyUse); 8] = [
     ("x25519-2", Curve::X25519, KeyUse::Agreement),
     ("p256-1", Curve::P256, KeyUse::Agreement),
     ("p256-2", Curve::P256, KeyUse::Agreement),
+    ("p384", Curve::P384, KeyUse::Agreement),
+    ("p521", Curve::P521, KeyUse::Agreement),
     ("mediator", Curve::X25519, KeyUse::Agreement),
 ];
 
@@ -89,6 +91,13 @@ fn document(did: &str, names: &[(&str, Curve, KeyUse)], keys: &[PublicKey]) -> V
         "authentication": standing(KeyUse::Signing),
         "keyAgreement": standing(KeyUse::Agreement),
     })
+}
+
+/// An agent with one DID of ours, whose keys are those of [`OURS`].
+// Each test program uses a part of this module.
+#[allow(dead_code)]
+pub async fn identities(document: Document) -> Identities {
+    Identities::new(token().await.0.clone(), [document]).await.unwrap()
 }
 
 /// An agent with these DIDs of ours, which resolves these documents.

@@ -27,6 +27,16 @@ fn an_object_has_at_most_3052_bytes() {
 }
 
 #[test]
+fn an_object_may_be_too_large_for_the_memory_that_is_left() {
+    let host = Host::manager(Firmware::V5_7_1);
+    host.write(CERTIFICATE, b"one").unwrap();
+    host.0.fill_memory(100);
+    assert_eq!(host.write(CERTIFICATE, &[5; 101]), Err(0x6A84));
+    assert_eq!(host.read(CERTIFICATE), Ok(tlv(&[0x53], b"one")));
+    assert_eq!(host.write(CERTIFICATE, &[5; 100]), Ok(vec![]));
+}
+
+#[test]
 fn printed_information_needs_the_pin() {
     let host = Host::manager(Firmware::V5_7_1);
     host.write(PRINTED, b"secret").unwrap();

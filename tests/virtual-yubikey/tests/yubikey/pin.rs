@@ -37,6 +37,9 @@ fn after_three_wrong_pins_only_the_puk_helps() {
     assert_eq!(unblock(WRONG), Err(0x63C2));
     assert_eq!(unblock(PUK), Ok(vec![]));
     assert_eq!(host.verify(b"abcdef\xFF\xFF"), Ok(vec![]));
+    // The PUK is compared before the new PIN is looked at: `ykman piv reset` blocks it with empty codes.
+    let empty = [0xFF; 16];
+    assert_eq!([0; 4].map(|_| host.command(0x2C, 0, 0x80, &empty)), answers);
 }
 
 #[test]

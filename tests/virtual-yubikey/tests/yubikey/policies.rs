@@ -16,6 +16,14 @@ fn pin_policy_never() {
 }
 
 #[test]
+fn a_fips_model_makes_no_key_without_a_pin_policy() {
+    let host = Host::manager(Firmware::V5_7_1);
+    host.0.make_fips();
+    assert_eq!(host.generate(0x82, P256, NEVER, 0), Err(0x6A80));
+    assert!(host.generate(0x82, P256, ONCE, 0).is_ok());
+}
+
+#[test]
 fn pin_policy_once() {
     let host = Host::manager(Firmware::V5_7_1);
     host.generate(0x82, P256, ONCE, 0).unwrap();

@@ -32,6 +32,34 @@ fn firmware_and_serial() {
     assert!("5.7".parse::<Firmware>().is_err());
 }
 
+const MANAGEMENT: [u8; 8] = [0xA0, 0, 0, 5, 0x27, 0x47, 0x11, 0x17];
+
+/// READ CONFIG, since the PIV application is not there to be asked.
+#[test]
+fn with_piv_switched_off_the_serial_number_is_in_the_configuration() {
+    let host = Host(VirtualYubiKey::new(Firmware::V5_7_1, 0x0102_0304));
+    let read = || {
+        host.command(0xA4, 4, 0, &MANAGEMENT).unwrap();
+        host.command(0x1D, 0, 0, &[]).unwrap()
+    };
+    let on = [19, 1, 2, 2, 0x3B, 2, 4, 1, 2, 3, 4, 3, 2, 2, 0x3B, 5, 3, 5, 7, 1];
+    assert_eq!(read(), on);
+    host.0.faults().switch_piv_off();
+    assert_eq!(host.select(), Err(0x6A82));
+    assert_eq!(read()[13..15], [0x02, 0x2B]);
+}
+
+#[test]
+fn a_yubikey_4_says_its_serial_number_only_there() {
+    let host = Host(VirtualYubiKey::new(Firmware::V4_3_5, 7));
+    host.select().unwrap();
+    assert_eq!(host.command(0xFD, 0, 0, &[]).unwrap(), [4, 3, 5]);
+    assert_eq!(host.command(0xF8, 0, 0, &[]), Err(0x6D00));
+    assert_eq!(host.metadata(0x9A), Err(0x6D00));
+    host.command(0xA4, 4, 0, &MANAGEMENT).unwrap();
+    assert_eq!(host.command(0x1D, 0, 0, &[]).unwrap()[5..11], [2, 4, 0, 0, 0, 7]);
+}
+
 #[test]
 fn a_long_response_comes_in_parts_of_256_bytes() {
     let host = Host::manager(Firmware::V5_7_1);

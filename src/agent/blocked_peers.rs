@@ -1,0 +1,167 @@
+//! Peers that a person has blocked. Their messages are dropped before they are stored or opened.
+//!
+//! The peer is not told: it gets the same answer as for any other message. So it has no reason to send the message again, and
+//! no sign by which to tell a block from a message that was not read.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    canonical_did::canonical_did,
+    clock::{Millis, now},
+    error::AgentError,
+    protocol::RecordType,
+    sealed_store::SealedStore,
+    store::StoreError,
+};
+use crate::did::{did_of, webvh::scid_prefix};
+
+/// The most peers that can be blocked. They are in memory.
+const MAX_BLOCKED: usize = 100_000;
+/// With so many blocked peers, rotations of blocked peers are not followed any more. A blocked peer can rotate on and on, and
+/// must not use up the room of those whom a person blocks.
+const MAX_FOLLOWED: usize = 10_000;
+/// How many records are read from the store at once.
+const PAGE_SIZE: usize = 1000;
+
+/// A blocked peer. The key of the record is the peer's DID, or the beginning that all names of its did:webvh have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockedPeer {
+    /// The DID by which the peer was blocked.
+    pub peer: String,
+    /// When the peer was blocked, in milliseconds since 1970.
+    pub since: Millis,
+}
+
+impl RecordType for BlockedPeer {
+    const KIND: &'static str = "blocked";
+}
+
+/// The blocked peers.
+pub(super) struct BlockedPeers {
+    store: Arc<SealedStore>,
+    /// The keys of the records.
+    keys: RwLock<HashSet<String>>,
+}
+
+impl BlockedPeers {
+    pub fn new(store: Arc<SealedStore>) -> Self {
+        Self { store, keys: RwLock::default() }
+    }
+
+    /// Reads the blocked peers from the store, which may be sealed.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    pub async fn load(&self) -> Result<(), StoreError> {
+        let (mut keys, mut after) = (HashSet::new(), String::new());
+        loop {
+            let page = self.store.inner().records(BlockedPeer::KIND, &after, PAGE_SIZE).await?;
+            let is_last_page = page.len() < PAGE_SIZE;
+            if let Some(last) = page.last() {
+                after.clone_from(&last.key);
+            }
+            keys.extend(page.into_iter().map(|record| record.key));
+            if is_last_page {
+                break;
+            }
+        }
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// Whether a peer is blocked. The peer may be named by any of its names, or by a DID URL.
+    pub fn contains(&self, peer: &str) -> bool {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        !keys.is_empty() && keys.contains(&key(peer))
+    }
+
+    /// Blocks a peer. Does nothing if it is blocked.
+    ///
+    /// # Errors
+    /// [`AgentError::Invalid`] if too many peers are blocked; [`AgentError::Store`] if the store fails or is sealed.
+    pub async fn block(&self, peer: &str) -> Result<(), AgentError> {
+        self.block_up_to(MAX_BLOCKED, peer).await
+    }
+
+    /// Blocks a DID to which a blocked peer has rotated.
+    ///
+    /// # Errors
+    /// [`AgentError::Invalid`] if many peers are blocked; [`AgentError::Store`] if the store fails or is sealed.
+    pub async fn block_successor(&self, peer: &str) -> Result<(), AgentError> {
+        self.block_up_to(MAX_FOLLOWED, peer).await
+    }
+
+    async fn block_up_to(&self, max: usize, peer: &str) -> Result<(), AgentError> {
+        let key = key(peer);
+        let count = {
+            let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+            if keys.contains(&key) {
+                return Ok(());
+            }
+            keys.len()
+        };
+        if count >= max {
+            return Err(AgentError::Invalid(format!("{count} peers are blocked: unblock some of them first")));
+        }
+        let blocked = BlockedPeer { peer: canonical_did(peer).into_owned(), since: now() };
+        let revision = self.store.revision::<BlockedPeer>(&key).await?;
+        // False if another request has blocked the peer meanwhile.
+        let _ = self.store.put(&key, &blocked, revision).await?;
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(key);
+        Ok(())
+    }
+
+    /// Unblocks a peer. Does nothing if it is not blocked.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    pub async fn unblock(&self, peer: &str) -> Result<(), StoreError> {
+        let key = key(peer);
+        self.store.delete::<BlockedPeer>(&key).await?;
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        Ok(())
+    }
+
+    /// Returns at most `limit` blocked peers with keys after `after`, each with its key.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails or is sealed.
+    pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<(String, BlockedPeer)>, StoreError> {
+        self.store.list(after, limit).await
+    }
+}
+
+/// Returns the key of a peer: what all its names have in common.
+fn key(peer: &str) -> String {
+    let did = did_of(peer).unwrap_or(peer);
+    scid_prefix(did).map_or_else(|| canonical_did(did).into_owned(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::store::{SqliteOptions, SqliteStore};
+
+    /// A blocked peer that rotates on and on leaves room for those whom a person blocks.
+    #[tokio::test]
+    async fn rotations_do_not_use_up_the_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("store.db"), SqliteOptions::default()).unwrap();
+        let blocked = BlockedPeers::new(Arc::new(SealedStore::with_new_key(Arc::new(store))));
+        let fill = |count| *blocked.keys.write().unwrap() = (0..count).map(|it| format!("did:example:{it}")).collect();
+        fill(MAX_FOLLOWED - 1);
+        blocked.block_successor("did:example:a").await.unwrap();
+        assert!(blocked.block_successor("did:example:b").await.is_err());
+        assert!(blocked.block_successor("did:example:a").await.is_ok(), "it is blocked");
+        blocked.block("did:example:c").await.unwrap();
+        assert_eq!(["a", "b", "c"].map(|it| blocked.contains(&format!("did:example:{it}"))), [true, false, true]);
+        assert_eq!(blocked.list("", 10).await.unwrap().len(), 2);
+        fill(MAX_BLOCKED);
+        assert!(blocked.block("did:example:d").await.is_err());
+    }
+}
