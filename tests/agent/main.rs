@@ -7,6 +7,8 @@ mod webvh_logs;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod arrivals;
 mod net;
 mod panics;
+mod running_agent;
 mod store;

@@ -1,8 +1,13 @@
-//! Accepts envelopes: checks them without a token, and stores them.
+//! Accepts envelopes: checks them without a token, and stores them, or has them opened first.
+
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
 use super::{
+    arrivals::Arrived,
+    keep::Kept,
+    opening::{Arrival, Opening},
     refusal::Refusal,
     return_route::ReturnRouteRequest,
     state::{Inbox, Job},
@@ -29,6 +34,11 @@ struct Addresses {
     digest: [u8; 32],
 }
 
+/// How long the answer to a POST may wait for the message to be opened. After that, the envelope is stored.
+const OPENING_TIME: Duration = Duration::from_millis(20);
+/// The largest envelope that is opened before it is stored, in bytes: until it is handled, it is in memory twice.
+const MAX_OPENED_FIRST: usize = 64 * 1024;
+
 /// The value of the metrics' label for the messages of blocked peers.
 pub(super) const BLOCKED: &str = "blocked";
 
@@ -46,8 +56,10 @@ pub enum Acceptance {
 /// Who has brought an envelope.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
-    /// Its sender, or anyone else who can connect.
-    Peer,
+    /// Its sender, or anyone else who can connect, by POST.
+    Post,
+    /// The same on a WebSocket.
+    Socket,
     /// A mediator of ours.
     Mediator,
     /// This agent.
@@ -55,8 +67,9 @@ enum Origin {
 }
 
 impl Inbox {
-    /// Accepts an envelope. When this returns, the envelope is stored, and the sender need not send it again. An envelope of a
-    /// blocked peer is dropped: no token, no disk and no network is used for it, and the peer gets the same answer.
+    /// Accepts an envelope that came by POST. When this returns, the envelope is stored or its message is handled, and the sender
+    /// need not send it again. If the token is quick, the message is opened first, so that its effects are committed
+    /// together with the digest of the envelope. An envelope of a blocked peer is dropped: no token, no disk and no network is used for it, and the peer gets the same answer.
     ///
     /// Once the message is opened, the returned channel yields the message's request for a return route. Without such a
     /// request the channel is closed.
@@ -64,7 +77,15 @@ impl Inbox {
     /// # Errors
     /// [`Refusal`] says why the envelope was refused. Nothing of the envelope is stored then.
     pub async fn accept(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
-        self.store_envelope(packed, Origin::Peer).await.map(|(_, requested)| requested)
+        self.store_envelope(packed, Origin::Post).await.map(|(_, requested)| requested)
+    }
+
+    /// Accepts an envelope that came on a WebSocket. The envelope is stored first, since the next one waits meanwhile.
+    ///
+    /// # Errors
+    /// The errors of [`Inbox::accept`].
+    pub async fn accept_on_socket(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
+        self.store_envelope(packed, Origin::Socket).await.map(|(_, requested)| requested)
     }
 
     /// Accepts an envelope that a mediator of ours has delivered. Its sender cannot be asked to send it again later, and a
@@ -110,7 +131,7 @@ impl Inbox {
         let canonical = sender.as_deref().map(canonical_did);
         let named = sender.as_deref().zip(canonical.as_deref());
         let attribution = match origin {
-            Origin::Peer => self.attribute(&recipient, named).await,
+            Origin::Post | Origin::Socket => self.attribute(&recipient, named).await,
             Origin::Mediator => match self.attribute(&recipient, named).await {
                 Attribution::Resolvable { .. } => Attribution::Fetched,
                 attribution => attribution,
@@ -118,26 +139,36 @@ impl Inbox {
             Origin::Own => Attribution::Fetched,
         };
         let may_wait = origin == Origin::Mediator && attribution != Attribution::Fetched;
-        let sender = named.filter(|_| origin == Origin::Peer).map(|(_, canonical)| canonical.to_owned());
+        let sender = named
+            .filter(|_| matches!(origin, Origin::Post | Origin::Socket))
+            .map(|(_, canonical)| canonical.to_owned());
         let quota_checked = sender.is_some();
         let received = now();
+        let may_open_first = origin == Origin::Post
+            && matches!(attribution, Attribution::Resolvable { .. })
+            && packed.len() <= MAX_OPENED_FIRST
+            && self.opens_soon();
         let envelope =
             NewEnvelope { packed: packed.clone(), digest, recipient: recipient.clone(), sender, received, attribution };
-        let acceptance = match self.parts.store.inner().receive(envelope).await {
-            Ok(ReceiveOutcome::Stored(id)) => {
-                self.parts.metrics.message_received("taken");
-                let envelope =
-                    PendingEnvelope { id, packed, recipient, received, quota_checked, ..PendingEnvelope::default() };
-                if !self.enqueue(Job { envelope, return_route: Some(return_route) }) {
-                    self.note_backlog();
-                }
-                Acceptance::Stored
-            }
+        let pending = PendingEnvelope { packed, recipient, received, quota_checked, ..PendingEnvelope::default() };
+        let kept = match self.arrivals.note(envelope, may_open_first) {
+            Arrived::New(arrival) => self.open_first(pending, arrival, return_route).await,
+            Arrived::InProgress(arrival) => self.keep(&arrival).await.map(|_| Kept::Known),
+            Arrived::StoreFirst(envelope) => self.store_first(envelope, pending, return_route).await,
+        };
+        let acceptance = match kept {
             // The peer repeats the envelope, probably because it did not get the first answer.
-            Ok(ReceiveOutcome::AlreadyPending(_) | ReceiveOutcome::AlreadyProcessed) => {
+            Ok(Kept::Known) => {
                 self.parts.metrics.message_received("again");
                 tracing::debug!("envelope received again");
                 Acceptance::Known
+            }
+            Ok(kept) => {
+                self.parts.metrics.message_received("taken");
+                if kept == Kept::Waiting {
+                    self.note_backlog();
+                }
+                Acceptance::Stored
             }
             Err(StoreError::Full(reason)) if may_wait => {
                 self.parts.metrics.message_received("not-kept");
@@ -146,6 +177,39 @@ impl Inbox {
             Err(error) => return Err(error.into()),
         };
         Ok((acceptance, requested))
+    }
+
+    /// Stores an envelope, and then has a worker open it.
+    async fn store_first(
+        &self,
+        envelope: NewEnvelope,
+        pending: PendingEnvelope,
+        return_route: oneshot::Sender<ReturnRouteRequest>,
+    ) -> Result<Kept, StoreError> {
+        let ReceiveOutcome::Stored(id) = self.parts.store.inner().receive(envelope).await? else {
+            return Ok(Kept::Known);
+        };
+        let opening = Opening::stored(PendingEnvelope { id, ..pending });
+        let queued = self.enqueue(Job { opening, return_route: Some(return_route) });
+        Ok(if queued.is_ok() { Kept::InProgress } else { Kept::Waiting })
+    }
+
+    /// Has a worker open an envelope, and stores the envelope if that takes long or fails.
+    async fn open_first(
+        &self,
+        pending: PendingEnvelope,
+        arrival: Arc<Arrival>,
+        return_route: oneshot::Sender<ReturnRouteRequest>,
+    ) -> Result<Kept, StoreError> {
+        let opening = Opening::unstored(pending, arrival.clone());
+        match self.enqueue(Job { opening, return_route: Some(return_route) }) {
+            Ok(()) if tokio::time::timeout(OPENING_TIME, arrival.settled.cancelled()).await.is_err() => {
+                self.arrivals.pause()
+            }
+            Ok(()) => {}
+            Err(job) => self.end_opening(&job.opening).await,
+        }
+        self.keep(&arrival).await
     }
 
     /// Makes every check that needs no private key. Returns our DID among the recipients, and the sender's DID if the

@@ -1,12 +1,8 @@
 //! Messages of blocked peers whose envelopes named no sender. The others are dropped on arrival.
 
-use super::{accept::BLOCKED, state::Inbox};
+use super::{accept::BLOCKED, opening::Opening, state::Inbox};
 use crate::{
-    agent::{
-        canonical_did::canonical_did,
-        protocol::Received,
-        store::types::{Commit, PendingEnvelope},
-    },
+    agent::{canonical_did::canonical_did, protocol::Received, store::types::Commit},
     didcomm::Warning,
 };
 
@@ -36,12 +32,11 @@ impl Inbox {
     }
 
     /// Removes the envelope of a blocked peer. The peer is told nothing.
-    pub(super) async fn drop_blocked(&self, envelope: &PendingEnvelope, kind: &str) {
+    pub(super) async fn drop_blocked(&self, opening: &Opening, kind: &str) {
         self.parts.metrics.message_handled(kind, BLOCKED);
-        tracing::debug!(envelope = envelope.id, "message of a blocked peer dropped");
-        let commit = Commit { envelope: Some(envelope.id), ..Commit::default() };
-        if let Err(error) = self.parts.store.commit(commit).await {
-            tracing::warn!(envelope = envelope.id, %error, "envelope not removed");
+        tracing::debug!(envelope = opening.id(), "message of a blocked peer dropped");
+        if let Err(error) = self.commit(opening, Commit::default()).await {
+            tracing::warn!(envelope = opening.id(), %error, "envelope not removed");
         }
     }
 }

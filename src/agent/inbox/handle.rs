@@ -4,7 +4,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use super::{return_route::ReturnRouteRequest, state::Inbox};
+use super::{opening::Opening, return_route::ReturnRouteRequest, state::Inbox};
 use crate::{
     agent::{
         canonical_did::canonical_did,
@@ -54,49 +54,49 @@ impl Inbox {
     /// Handles an opened message, or postpones it, or refuses it.
     pub(super) async fn handle(
         &self,
-        envelope: &PendingEnvelope,
+        opening: &Opening,
         message: Message,
         provenance: Provenance,
         return_route: Option<oneshot::Sender<ReturnRouteRequest>>,
     ) {
         let kind = &message.type_.clone();
-        let received = match self.received(envelope, message, provenance) {
+        let received = match self.received(&opening.envelope, message, provenance) {
             Ok(received) => received,
-            Err(reason) => return self.refuse(envelope, kind, reason).await,
+            Err(reason) => return self.refuse(opening, kind, reason).await,
         };
         if self.is_from_blocked_peer(&received).await {
-            return self.drop_blocked(envelope, kind).await;
+            return self.drop_blocked(opening, kind).await;
         }
         let handled = match self.handled_message(&received) {
             Ok(handled) => handled,
-            Err(reason) => return self.refuse(envelope, kind, reason).await,
+            Err(reason) => return self.refuse(opening, kind, reason).await,
         };
-        let first_handling = self.request_return_route(&received, &handled, return_route).await;
+        let first_handling = self.request_return_route(opening, &received, &handled, return_route).await;
         for _ in 0..MAX_ATTEMPTS {
-            let handling = match self.effects(&received, envelope.quota_checked).await {
+            let handling = match self.effects(&received, opening.envelope.quota_checked).await {
                 Ok(handling) => handling,
-                Err(NotNow::Failed(reason)) => return self.postpone(envelope, kind, &reason).await,
+                Err(NotNow::Failed(reason)) => return self.postpone(opening, kind, &reason).await,
                 Err(NotNow::NoRoom) => {
-                    return self.postpone_after_work(envelope, "no room for unread messages without a sender").await;
+                    return self.postpone_after_work(opening, "no room for unread messages without a sender").await;
                 }
             };
             let Handling { effects, result, is_stranger, earlier, created_by_stranger } = handling;
             let effects = match self.limit_replies(&received, is_stranger, effects).await {
                 Ok(effects) => effects,
-                Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
+                Err(error) => return self.postpone(opening, kind, &error.to_string()).await,
             };
             let ends_connection = received.provenance.from_prior.is_some() && ends_known_connection(&effects);
             let changes = match self.parts.store.changes(&received, effects, self.parts.options.reply_lifetime) {
                 Ok(changes) => self.limit_lifetimes(changes, is_stranger),
-                Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
+                Err(error) => return self.postpone(opening, kind, &error.to_string()).await,
             };
             let has_replies = changes.iter().any(|change| matches!(change, Change::Send(_)));
             let handled = HandledMessage { earlier, ..handled.clone() };
             let stranger = is_stranger
                 .then(|| Stranger { did: received.sender.clone().unwrap_or_default(), created: received.created() });
-            let (envelope_id, handled) = (Some(envelope.id), Some(handled));
-            let commit = Commit { envelope: envelope_id, handled, changes, stranger, created_by_stranger };
-            match self.parts.store.commit(commit).await {
+            let handled = Some(handled);
+            let commit = Commit { handled, changes, stranger, created_by_stranger, ..Commit::default() };
+            match self.commit(opening, commit).await {
                 Ok(CommitOutcome::Committed) => {
                     self.parts.metrics.message_handled(kind, result);
                     if ends_connection {
@@ -113,17 +113,17 @@ impl Inbox {
                     return;
                 }
                 Ok(CommitOutcome::TooOld) => {
-                    return self.refuse(envelope, kind, "the message is too old for a stranger's").await;
+                    return self.refuse(opening, kind, "the message is too old for a stranger's").await;
                 }
                 Ok(CommitOutcome::DatedAhead) => {
                     let created = received.created().unwrap_or(0);
-                    return self.postpone_until(envelope, kind, "its created_time is in the future", created).await;
+                    return self.postpone_until(opening, kind, "its created_time is in the future", created).await;
                 }
                 Ok(CommitOutcome::Conflict) => {}
-                Err(error) => return self.postpone(envelope, kind, &error.to_string()).await,
+                Err(error) => return self.postpone(opening, kind, &error.to_string()).await,
             }
         }
-        self.postpone(envelope, kind, "its records are changed concurrently again and again").await;
+        self.postpone(opening, kind, "its records are changed concurrently again and again").await;
     }
 
     /// Returns the record that marks the message as handled, or the reason to refuse it as expired or too old. The time

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{
+    opening::Opening,
     return_route::{FirstHandling, ReturnRouteRequest},
     state::Inbox,
 };
@@ -29,6 +30,7 @@ impl Inbox {
     /// message opens no return route.
     pub(super) async fn request_return_route(
         &self,
+        opening: &Opening,
         received: &Received,
         handled: &HandledMessage,
         connection: Option<oneshot::Sender<ReturnRouteRequest>>,
@@ -47,6 +49,10 @@ impl Inbox {
             // Perhaps a copy, or the store does not answer. The commit decides what happens to the message, and would not let the
             // route open.
             _ => return Some(handling),
+        }
+        // The connection reserves the route once it has its answer.
+        if self.stored_id(opening).await.is_err() {
+            return Some(handling);
         }
         let (reserved, is_reserved) = oneshot::channel();
         let (replied_sender, replied) = oneshot::channel();

@@ -2,13 +2,13 @@
 
 use tokio::sync::oneshot;
 
-use super::{return_route::ReturnRouteRequest, state::Inbox};
+use super::{opening::Opening, return_route::ReturnRouteRequest, state::Inbox};
 use crate::{
     agent::{
         metrics::UNOPENED,
         protocol::{HandleError, Problem, Received, Transaction, connections::is_stranger, problem_limits},
         rotation::peer::reason_to_ignore,
-        store::types::{Change, Commit, CommitOutcome, HandledMessage, PendingEnvelope, Stranger},
+        store::types::{Change, Commit, CommitOutcome, HandledMessage, Stranger},
     },
     didcomm::RefusedMessage,
 };
@@ -23,40 +23,40 @@ impl Inbox {
     /// problem reports, and of all replies to strangers.
     pub(super) async fn refuse_opened(
         &self,
-        envelope: &PendingEnvelope,
+        opening: &Opening,
         refused: RefusedMessage,
         reason: &str,
         return_route: Option<oneshot::Sender<ReturnRouteRequest>>,
     ) {
-        self.doubts.forget(envelope.id);
+        self.forget_doubts(opening);
         let RefusedMessage { header, reason: fault, message, provenance, .. } = refused;
         let comment = "The header {1} of the message is not valid: {2}.";
         let problem = Problem::new(BAD_HEADER, comment).arg(header).arg(fault);
-        let Ok(received) = self.received(envelope, message, provenance) else {
-            return self.refuse(envelope, UNOPENED, reason).await;
+        let Ok(received) = self.received(&opening.envelope, message, provenance) else {
+            return self.refuse(opening, UNOPENED, reason).await;
         };
         if self.is_from_blocked_peer(&received).await {
-            return self.drop_blocked(envelope, UNOPENED).await;
+            return self.drop_blocked(opening, UNOPENED).await;
         }
         let handled = self.refused_mark(&received);
-        let first_handling = self.request_return_route(&received, &handled, return_route).await;
+        let first_handling = self.request_return_route(opening, &received, &handled, return_route).await;
         for _ in 0..MAX_ATTEMPTS {
-            match self.commit_report(envelope, &received, &handled, &problem).await {
+            match self.commit_report(opening, &received, &handled, &problem).await {
                 Ok((CommitOutcome::Committed, has_replies)) => {
-                    self.note_refused(envelope, UNOPENED, "refused", reason);
+                    self.note_refused(opening, UNOPENED, "refused", reason);
                     if let Some(first_handling) = first_handling {
                         first_handling.finish(has_replies);
                     }
                     return;
                 }
-                Ok((CommitOutcome::Duplicate, _)) => return self.note_refused(envelope, UNOPENED, "refused", reason),
+                Ok((CommitOutcome::Duplicate, _)) => return self.note_refused(opening, UNOPENED, "refused", reason),
                 Ok((CommitOutcome::Conflict, _)) => {}
                 // The report of an old message is of no use.
                 Ok((CommitOutcome::TooOld | CommitOutcome::DatedAhead, _)) => break,
-                Err(error) => return self.postpone_after_work(envelope, &error.to_string()).await,
+                Err(error) => return self.postpone_after_work(opening, &error.to_string()).await,
             }
         }
-        self.refuse(envelope, UNOPENED, reason).await;
+        self.refuse(opening, UNOPENED, reason).await;
     }
 
     /// The mark that a message was refused, so that it is reported once. A message of the same id with valid headers has
@@ -76,7 +76,7 @@ impl Inbox {
     /// report.
     async fn commit_report(
         &self,
-        envelope: &PendingEnvelope,
+        opening: &Opening,
         received: &Received,
         handled: &HandledMessage,
         problem: &Problem,
@@ -92,12 +92,11 @@ impl Inbox {
         let has_replies = changes.iter().any(|change| matches!(change, Change::Send(_)));
         let did = received.sender.clone().unwrap_or_default();
         let commit = Commit {
-            envelope: Some(envelope.id),
             handled: Some(handled.clone()),
             changes,
             stranger: is_stranger.then_some(Stranger { did, created: None }),
             ..Commit::default()
         };
-        Ok((self.parts.store.commit(commit).await?, has_replies))
+        Ok((self.commit(opening, commit).await?, has_replies))
     }
 }

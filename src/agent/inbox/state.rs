@@ -1,14 +1,19 @@
 //! The state of the inbox: its queue.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use super::{
+    arrivals::Arrivals,
     failure::Doubts,
+    opening::Opening,
     options::InboxOptions,
     return_route::{Handlings, ReturnRouteRequest},
     sender_resolver::FetchLimits,
@@ -21,7 +26,6 @@ use crate::{
         own_dids::OwnDids,
         protocol::{Features, Registry},
         sealed_store::SealedStore,
-        store::types::PendingEnvelope,
     },
     did::Resolver,
 };
@@ -35,6 +39,9 @@ const MAX_QUEUED_BYTES: usize = 16 * 1024 * 1024;
 pub struct Inbox {
     pub(super) parts: InboxParts,
     pub(super) handlings: Handlings,
+    pub(super) arrivals: Arrivals,
+    /// The ids of the stored envelopes that workers have.
+    pub(super) in_progress: Mutex<HashSet<i64>>,
     pub(super) doubts: Doubts,
     queue: mpsc::Sender<Job>,
     pub(super) jobs: Mutex<Option<mpsc::Receiver<Job>>>,
@@ -64,7 +71,7 @@ pub struct InboxParts {
 
 /// An envelope to open, and the connection that waits for a return route.
 pub(super) struct Job {
-    pub envelope: PendingEnvelope,
+    pub opening: Opening,
     pub return_route: Option<oneshot::Sender<ReturnRouteRequest>>,
 }
 
@@ -77,6 +84,8 @@ impl Inbox {
         Self {
             parts,
             handlings: Handlings::default(),
+            arrivals: Arrivals::default(),
+            in_progress: Mutex::default(),
             doubts: Doubts::default(),
             queue,
             jobs: Mutex::new(Some(jobs)),
@@ -108,19 +117,18 @@ impl Inbox {
         self.queue.capacity() == self.queue.max_capacity()
     }
 
-    /// Puts an envelope into the queue. Returns whether the queue has room for it.
-    pub(super) fn enqueue(&self, job: Job) -> bool {
-        let bytes = job.envelope.packed.len();
+    /// Puts an envelope into the queue. Returns it if the queue has no room for it.
+    pub(super) fn enqueue(&self, job: Job) -> Result<(), Job> {
+        let bytes = job.opening.envelope.packed.len();
         // An empty queue accepts one envelope of any size.
         let add = |queued: usize| (queued == 0 || queued + bytes <= MAX_QUEUED_BYTES).then_some(queued + bytes);
         if self.queued_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_err() {
-            return false;
+            return Err(job);
         }
-        let is_sent = self.queue.try_send(job).is_ok();
-        if !is_sent {
+        self.queue.try_send(job).map_err(|unsent| {
             self.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        }
-        is_sent
+            unsent.into_inner()
+        })
     }
 
     /// Has the workers look for pending envelopes in the store.
@@ -128,4 +136,8 @@ impl Inbox {
         self.has_backlog.store(true, Ordering::Release);
         self.wakeup.notify_one();
     }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

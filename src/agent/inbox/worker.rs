@@ -1,25 +1,28 @@
 //! The workers, which take envelopes from the queue and the store, and open them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, UNIX_EPOCH},
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::{Id, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
+    arrivals::MAX_DIGESTS,
     failure::{UnpackFailure, classify},
+    opening::Opening,
+    return_route::ReturnRouteRequest,
     sender_resolver::{OpeningMemory, SenderResolver},
-    state::{Inbox, Job},
+    state::{Inbox, Job, lock},
 };
 use crate::{
     agent::{
@@ -27,7 +30,6 @@ use crate::{
         metrics::UNOPENED,
         protocol::{connections::Connection, issued_invitation::IssuedInvitation},
         spans::SPAN_TARGET,
-        store::types::PendingEnvelope,
     },
     did::did_of,
     didcomm::{Error, Message, UnpackOptions},
@@ -48,14 +50,15 @@ impl Inbox {
     pub async fn work(self: Arc<Self>, shutdown: CancellationToken) {
         let Some(mut jobs) = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let permits = Arc::new(Semaphore::new(self.parts.options.workers));
-        let in_progress: Arc<Mutex<HashSet<i64>>> = Arc::default();
         let mut tasks = JoinSet::new();
+        let inbox = self.clone();
+        tasks.spawn(async move { inbox.read_digests().await });
         let mut keys = self.parts.own_dids.secrets().keys();
         // False once nothing reports changes any more: the keys are then what they are.
         let mut may_change = true;
         let mut search = tokio::time::interval(SEARCH_INTERVAL);
         // What each task works on, without its bytes, in case the task panics.
-        let mut running: HashMap<Id, PendingEnvelope> = HashMap::new();
+        let mut running: HashMap<Id, Opening> = HashMap::new();
         loop {
             // Without a ready key no message is opened. Envelopes wait in the store.
             let ready = self.can_open_messages();
@@ -75,20 +78,22 @@ impl Inbox {
                 () = self.parts.store.unlocked(), if !self.parts.store.is_unlocked() => self.note_backlog(),
                 job = next(&mut jobs, &permits), if ready => {
                     let Some((job, permit)) = job else { break };
-                    self.queued_bytes.fetch_sub(job.envelope.packed.len(), Ordering::AcqRel);
-                    if !lock(&in_progress).insert(job.envelope.id) {
+                    let envelope = &job.opening.envelope;
+                    self.queued_bytes.fetch_sub(envelope.packed.len(), Ordering::AcqRel);
+                    if envelope.id != 0 && !lock(&self.in_progress).insert(envelope.id) {
                         continue;
                     }
-                    let (inbox, in_progress) = (self.clone(), in_progress.clone());
-                    let envelope = PendingEnvelope { packed: Vec::new(), recipient: String::new(), ..job.envelope };
+                    let inbox = self.clone();
+                    let opening = job.opening.without_bytes();
                     let task = tasks.spawn(async move {
-                        let id = job.envelope.id;
-                        let span = tracing::info_span!(target: SPAN_TARGET, "handle", envelope = id, tries = job.envelope.tries);
-                        inbox.open(job).instrument(span).await;
-                        lock(&in_progress).remove(&id);
+                        let (id, tries) = (job.opening.id(), job.opening.envelope.tries);
+                        let span = tracing::info_span!(target: SPAN_TARGET, "handle", envelope = id, tries);
+                        let Job { opening, return_route } = job;
+                        inbox.open(&opening, return_route).instrument(span).await;
+                        inbox.end_opening(&opening).await;
                         drop(permit);
                     });
-                    running.insert(task.id(), envelope);
+                    running.insert(task.id(), opening);
                 }
                 () = self.wakeup.notified(), if ready => {}
                 _ = search.tick() => self.has_backlog.store(true, Ordering::Release),
@@ -97,34 +102,43 @@ impl Inbox {
                         Ok((id, ())) => (id, None),
                         Err(error) => (error.id(), Some(error)),
                     };
-                    let envelope = running.remove(&id);
-                    if let (Some(error), Some(envelope)) = (error, envelope) {
-                        tracing::error!(%error, envelope = envelope.id, "inbox worker panicked");
-                        let (inbox, in_progress) = (self.clone(), in_progress.clone());
+                    let opening = running.remove(&id);
+                    if let (Some(error), Some(opening)) = (error, opening) {
+                        tracing::error!(%error, envelope = opening.id(), "inbox worker panicked");
+                        let inbox = self.clone();
                         tasks.spawn(async move {
-                            inbox.conclude_panic(&envelope).await;
-                            lock(&in_progress).remove(&envelope.id);
+                            inbox.conclude_panic(&opening).await;
+                            inbox.end_opening(&opening).await;
                         });
                     }
                 }
             }
             if ready && self.is_queue_empty() && self.has_backlog.swap(false, Ordering::AcqRel) {
-                self.refill(&in_progress).await;
+                self.refill().await;
             }
         }
         while tasks.join_next().await.is_some() {}
     }
 
+    /// Reads the digests of the envelopes that the store knows.
+    async fn read_digests(&self) {
+        match self.parts.store.inner().known_digests(MAX_DIGESTS).await {
+            Ok(digests) => self.arrivals.complete(digests),
+            Err(error) => tracing::warn!(%error, "digests not read: every envelope is stored before it is opened"),
+        }
+    }
+
     /// Reads pending envelopes from the store into the queue.
-    async fn refill(&self, in_progress: &Mutex<HashSet<i64>>) {
-        let except: Vec<i64> = lock(in_progress).iter().copied().collect();
+    async fn refill(&self) {
+        let except: Vec<i64> = lock(&self.in_progress).iter().copied().collect();
         match self.parts.store.inner().pending_envelopes(now(), &except, PAGE_SIZE).await {
             Ok(envelopes) => {
                 if envelopes.len() == PAGE_SIZE {
                     self.has_backlog.store(true, Ordering::Release);
                 }
                 for envelope in envelopes {
-                    if !self.enqueue(Job { envelope, return_route: None }) {
+                    let opening = Opening::stored(envelope);
+                    if self.enqueue(Job { opening, return_route: None }).is_err() {
                         self.has_backlog.store(true, Ordering::Release);
                         break;
                     }
@@ -134,8 +148,8 @@ impl Inbox {
         }
     }
 
-    async fn open(&self, job: Job) {
-        let Job { envelope, return_route } = job;
+    async fn open(&self, opening: &Opening, return_route: Option<oneshot::Sender<ReturnRouteRequest>>) {
+        let envelope = &opening.envelope;
         let memory = OpeningMemory::acquire(&self.opening, self.estimated_kib(envelope.packed.len())).await;
         let identities = self.parts.own_dids.identities();
         let opened_layers = Arc::<AtomicU32>::default();
@@ -146,7 +160,7 @@ impl Inbox {
         };
         let text = match std::str::from_utf8(&envelope.packed) {
             Ok(text) => text,
-            Err(_) => return self.refuse(&envelope, UNOPENED, "the envelope is not UTF-8").await,
+            Err(_) => return self.refuse(opening, UNOPENED, "the envelope is not UTF-8").await,
         };
         let resolver = SenderResolver {
             resolver: &*self.parts.resolver,
@@ -159,8 +173,8 @@ impl Inbox {
         };
         match Message::unpack_or_refuse(text, &resolver, &identities, &options).await {
             Ok((message, provenance)) => {
-                self.doubts.forget(envelope.id);
-                self.handle(&envelope, message, provenance, return_route).await;
+                self.forget_doubts(opening);
+                self.handle(opening, message, provenance, return_route).await;
             }
             Err((error, refused)) => {
                 let worked = opened_layers.load(Ordering::Relaxed) > 0;
@@ -168,14 +182,14 @@ impl Inbox {
                 match resolver.was_limited.load(Ordering::Relaxed) {
                     // A token has worked in vain, and the document that was not fetched may have another key by now.
                     true if worked || matches!(error, Error::Envelope(JoseError::Decrypt(_))) => {
-                        self.postpone_after_work(&envelope, &error.to_string()).await;
+                        self.postpone_after_work(opening, &error.to_string()).await;
                     }
-                    true => self.postpone(&envelope, UNOPENED, &error.to_string()).await,
+                    true => self.postpone(opening, UNOPENED, &error.to_string()).await,
                     false => match refused.filter(|_| classify(&error) == UnpackFailure::Permanent) {
                         Some(refused) => {
-                            self.refuse_opened(&envelope, *refused, &error.to_string(), return_route).await;
+                            self.refuse_opened(opening, *refused, &error.to_string(), return_route).await;
                         }
-                        None => self.conclude_failure(&envelope, &error, worked, is_known).await,
+                        None => self.conclude_failure(opening, &error, worked, is_known).await,
                     },
                 }
             }
@@ -184,11 +198,11 @@ impl Inbox {
 
     /// Postpones or refuses an envelope that did not open. `worked` says whether a token has opened its outer layer, and
     /// `is_known` whether its sender has a connection.
-    async fn conclude_failure(&self, envelope: &PendingEnvelope, error: &Error, worked: bool, is_known: bool) {
+    async fn conclude_failure(&self, opening: &Opening, error: &Error, worked: bool, is_known: bool) {
         let reason = &error.to_string();
         let failure = classify(error);
         if !matches!(failure, UnpackFailure::Doubtful(_)) {
-            self.doubts.forget(envelope.id);
+            self.forget_doubts(opening);
         }
         match (failure, error) {
             // The sender has encrypted to us what is for others. A DID may be ours if no token has shown its keys yet.
@@ -196,13 +210,13 @@ impl Inbox {
                 if worked
                     && !kids.iter().filter_map(|kid| did_of(kid)).any(|did| self.parts.own_dids.may_be_own(did)) =>
             {
-                self.refuse(envelope, UNOPENED, reason).await;
+                self.refuse(opening, UNOPENED, reason).await;
             }
-            (UnpackFailure::RetryLater, _) if worked => self.postpone_after_work(envelope, reason).await,
-            (UnpackFailure::RetryLater, _) => self.postpone(envelope, UNOPENED, reason).await,
-            (UnpackFailure::SenderUnresolved, _) => self.wait_for_sender(envelope, reason, worked, is_known).await,
-            (UnpackFailure::Doubtful(doubt), _) => self.wait_in_doubt(envelope, doubt, reason).await,
-            (UnpackFailure::Permanent, _) => self.refuse(envelope, UNOPENED, reason).await,
+            (UnpackFailure::RetryLater, _) if worked => self.postpone_after_work(opening, reason).await,
+            (UnpackFailure::RetryLater, _) => self.postpone(opening, UNOPENED, reason).await,
+            (UnpackFailure::SenderUnresolved, _) => self.wait_for_sender(opening, reason, worked, is_known).await,
+            (UnpackFailure::Doubtful(doubt), _) => self.wait_in_doubt(opening, doubt, reason).await,
+            (UnpackFailure::Permanent, _) => self.refuse(opening, UNOPENED, reason).await,
         }
     }
 
@@ -240,8 +254,4 @@ async fn next(jobs: &mut mpsc::Receiver<Job>, permits: &Arc<Semaphore>) -> Optio
     // Wait for the permit first: a job that was taken must not be dropped when another branch of the select wins.
     let permit = permits.clone().acquire_owned().await.ok()?;
     jobs.recv().await.map(|job| (job, permit))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -203,7 +203,7 @@ impl Session {
         if !context.limits.message_rate.allows(*address, context.options().max_messages_per_second) {
             return Err(TOO_MANY_MESSAGES);
         }
-        match context.inbox.accept(packed).await {
+        match context.inbox.accept_on_socket(packed).await {
             Ok(request) => Ok(request),
             Err(Refusal::Store(error)) => {
                 tracing::warn!(reason = %error, "message not accepted");

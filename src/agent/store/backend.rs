@@ -28,6 +28,10 @@ pub trait Store: Send + Sync + 'static {
     /// envelope again later.
     async fn receive(&self, envelope: NewEnvelope) -> Result<ReceiveOutcome, StoreError>;
 
+    /// Returns the [beginnings](super::types::digest_beginning) of the digests of at most `limit` envelopes that are
+    /// pending or were processed, in any order. With more of them, the latest are returned.
+    async fn known_digests(&self, limit: usize) -> Result<Vec<u64>, StoreError>;
+
     /// Returns at most `limit` pending envelopes that are due at `now`, oldest first, without those in `except`.
     async fn pending_envelopes(
         &self,

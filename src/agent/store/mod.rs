@@ -21,5 +21,5 @@ pub use types::{
     Attribution, Change, Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope,
     HandledMessage, Millis, NewEnvelope, OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota, PendingEnvelope,
     Postponement, ReceiveOutcome, Record, Retention, SendOutcome, SendState, Stranger, ThreadEntry, ThreadPosition,
-    UNREAD, Usage,
+    UNREAD, Usage, digest_beginning,
 };

@@ -1,5 +1,7 @@
 //! The types of the store's interface. Times are in milliseconds since 1970.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::event::NewEvent;
@@ -22,6 +24,12 @@ pub struct NewEnvelope {
     pub received: Millis,
     /// Whose room the envelope takes.
     pub attribution: Attribution,
+}
+
+/// Returns the beginning of a digest as a number, which tells whether an envelope may be known.
+pub fn digest_beginning(digest: &[u8; 32]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *digest;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Whose room a pending envelope takes. The sender of an envelope is a claim until the envelope is opened.
@@ -128,6 +136,9 @@ pub const UNREAD: i64 = -1;
 pub struct Commit {
     /// The id of the processed envelope, which the commit removes.
     pub envelope: Option<i64>,
+    /// An envelope that was processed before it was stored, instead of `envelope`. The commit checks it like
+    /// [`Store::receive`](super::Store::receive), and remembers its digest.
+    pub arrived: Option<Arc<NewEnvelope>>,
     /// The message that is handled. If it was handled before, the envelope is removed and no other change is made.
     pub handled: Option<HandledMessage>,
     /// The changes, in order.

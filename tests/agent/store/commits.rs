@@ -1,15 +1,17 @@
 //! Commits: all changes are made, once, or none.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use claviger::agent::store::{Change, Commit, CommitOutcome, HandledMessage, ReceiveOutcome, SendState, Store};
+use claviger::agent::store::{
+    Change, Commit, CommitOutcome, HandledMessage, ReceiveOutcome, SendState, Store, StoreError, digest_beginning,
+};
 
 use crate::store::{
     fixtures::{
-        PAST, commit_of, delivery, handled_message, new_envelope, outgoing, pending_ids, process_envelope, record,
-        unread_ids,
+        PAST, commit_of, delivery, handled_message, large_envelope, new_envelope, outgoing, pending_ids,
+        process_envelope, record, unread_ids,
     },
-    suite::{StoreLocation, commit_ok, open, receive, reopen},
+    suite::{Limits, NO_LIMITS, StoreLocation, commit_ok, open, receive, reopen},
 };
 
 pub async fn a_commit_makes_all_changes(location: &dyn StoreLocation) {
@@ -63,6 +65,44 @@ pub async fn a_conflict_undoes_all_changes(location: &dyn StoreLocation) {
     assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 2, "two")));
     // A record that does not exist has the revision 0.
     assert_eq!(store.commit(commit_of([Change::Put(record("c", 1, ""))])).await.unwrap(), CommitOutcome::Conflict);
+}
+
+/// A commit with an envelope that was not stored has the effects of `receive` and of the commit of a stored one.
+pub async fn an_envelope_is_processed_before_it_is_stored(location: &dyn StoreLocation) {
+    let store = location.open(Limits { envelope_bytes: 10_000, ..NO_LIMITS }).await;
+    let commit = |envelope, number| Commit {
+        arrived: Some(Arc::new(envelope)),
+        handled: Some(handled_message(number)),
+        ..commit_of([Change::Deliver(delivery(number))])
+    };
+    commit_ok(&*store, commit(new_envelope(1), 1)).await;
+    assert!(pending_ids(&*store).await.is_empty());
+    assert_eq!(store.receive(new_envelope(1)).await.unwrap(), ReceiveOutcome::AlreadyProcessed);
+    // The same envelope again changes nothing, whatever it is said to contain.
+    assert_eq!(store.commit(commit(new_envelope(1), 2)).await.unwrap(), CommitOutcome::Duplicate);
+    assert_eq!(position_of(&*store, &handled_message(2)).await, None);
+    // Another envelope with the same message.
+    assert_eq!(store.commit(commit(new_envelope(2), 1)).await.unwrap(), CommitOutcome::Duplicate);
+    assert_eq!(store.receive(new_envelope(2)).await.unwrap(), ReceiveOutcome::AlreadyProcessed);
+    // A copy was stored meanwhile.
+    receive(&*store, new_envelope(3)).await;
+    commit_ok(&*store, commit(new_envelope(3), 3)).await;
+    assert!(pending_ids(&*store).await.is_empty());
+    // What is rolled back leaves no digest.
+    let mut stale = commit(new_envelope(4), 4);
+    stale.changes.push(Change::Put(record("a", 7, "")));
+    assert_eq!(store.commit(stale).await.unwrap(), CommitOutcome::Conflict);
+    let too_large = store.commit(commit(large_envelope(5, 10_001), 5)).await;
+    assert!(matches!(too_large, Err(StoreError::Full(_))), "{too_large:?}");
+    assert_eq!(unread_ids(&*store).await, [delivery(1).id, delivery(3).id]);
+    let pending = receive(&*store, new_envelope(4)).await;
+    assert_eq!(pending_ids(&*store).await, [pending]);
+    // The store tells what it knows.
+    let mut known = store.known_digests(usize::MAX).await.unwrap();
+    let mut expected: Vec<_> = (1..=4).map(|number| digest_beginning(&new_envelope(number).digest)).collect();
+    known.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(known, expected);
 }
 
 pub async fn a_message_is_handled_once(location: &dyn StoreLocation) {

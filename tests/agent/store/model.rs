@@ -51,7 +51,7 @@ pub fn compare_with_store<P: StoreLocation>(make: impl Fn() -> P) {
 enum Operation {
     Receive(u64),
     Postpone(Index, Millis),
-    Commit { envelope: Option<Index>, handled: Option<(u64, bool)>, changes: Vec<Step> },
+    Commit { envelope: Option<Index>, arrived: Option<u64>, handled: Option<(u64, bool)>, changes: Vec<Step> },
     Acknowledge(Vec<Index>),
     Sent(Index, u8),
     DeleteExpired { days: Millis, unread: bool },
@@ -76,12 +76,17 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (0..3_u8).prop_map(Step::Delete),
     ];
     let handled = prop::option::of((0..6_u64, prop::bool::weighted(0.2)));
-    let commit = (prop::option::of(one()), handled, proptest::collection::vec(step, 0..5));
+    // An envelope of the store, or one that was opened before it was stored.
+    let envelope = prop_oneof![
+        2 => prop::option::of(one()).prop_map(|stored| (stored, None)),
+        1 => (0..12_u64).prop_map(|number| (None, Some(number))),
+    ];
+    let commit = (envelope, handled, proptest::collection::vec(step, 0..5));
     prop_oneof![
         6 => (0..12_u64).prop_map(Operation::Receive),
         2 => (one(), prop_oneof![Just(PAST), Just(HOUR / 2), Just(9 * DAY)])
             .prop_map(|(index, until)| Operation::Postpone(index, until)),
-        8 => commit.prop_map(|(envelope, handled, changes)| Operation::Commit { envelope, handled, changes }),
+        8 => commit.prop_map(|((envelope, arrived), handled, changes)| Operation::Commit { envelope, arrived, handled, changes }),
         3 => proptest::collection::vec(one(), 0..4).prop_map(Operation::Acknowledge),
         4 => (one(), 0..4_u8).prop_map(|(index, outcome)| Operation::Sent(index, outcome)),
         1 => (prop_oneof![Just(0), Just(2), Just(40)], any::<bool>())
@@ -127,14 +132,15 @@ impl Model {
                 let waiting = self.envelopes.get_mut(&id).unwrap();
                 (waiting.tries, waiting.next) = (waiting.tries + 1, until);
             }
-            Operation::Commit { envelope, handled: mark, changes } => {
+            Operation::Commit { envelope, arrived, handled: mark, changes } => {
                 let handled = mark.map(|(number, expired)| {
                     let until = if expired { PAST } else { now() + HOUR };
                     HandledMessage { until, ..handled_message(number) }
                 });
                 let envelope = envelope.and_then(|index| self.envelope(index));
                 let changes = changes.into_iter().map(|step| self.change(step)).collect();
-                let commit = Commit { envelope, handled, changes, ..Commit::default() };
+                let arrived = arrived.map(|number| Arc::new(new_envelope(number)));
+                let commit = Commit { envelope, arrived, handled, changes, ..Commit::default() };
                 let committed = store.commit(commit.clone()).await.unwrap();
                 assert_eq!(committed, self.commit(commit));
             }
@@ -212,11 +218,20 @@ impl Model {
         }
     }
 
-    fn commit(&mut self, commit: Commit) -> CommitOutcome {
+    fn commit(&mut self, mut commit: Commit) -> CommitOutcome {
+        if let Some(arrived) = &commit.arrived {
+            if self.concluded.contains(&arrived.digest) {
+                return CommitOutcome::Duplicate;
+            }
+            let mut pending = self.envelopes.iter();
+            commit.envelope = pending.find(|(_, pending)| pending.envelope.digest == arrived.digest).map(|(id, _)| *id);
+        }
+        let arrived = commit.arrived.take().map(|arrived| arrived.digest);
         if let Some(handled) = &commit.handled
             && self.handled.get(&handled.message) == Some(&false)
         {
             self.remove_envelope(commit.envelope);
+            self.concluded.extend(arrived);
             return CommitOutcome::Duplicate;
         }
         let (mut records, mut deliveries, mut outgoing) = (self.records.clone(), Vec::new(), Vec::new());
@@ -243,6 +258,7 @@ impl Model {
             self.handled.insert(handled.message, handled.until == PAST);
         }
         self.remove_envelope(commit.envelope);
+        self.concluded.extend(arrived);
         CommitOutcome::Committed
     }
 

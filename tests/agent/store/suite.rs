@@ -63,6 +63,7 @@ macro_rules! suite {
             ids_and_cursors_are_never_reused
             a_commit_makes_all_changes
             a_conflict_undoes_all_changes
+            an_envelope_is_processed_before_it_is_stored
             a_message_is_handled_once
             a_message_is_handled_once_under_all_names
             an_expired_mark_is_ignored

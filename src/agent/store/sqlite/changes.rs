@@ -5,12 +5,13 @@ use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
 
 use super::{
+    envelopes::{self, Arrival},
     events,
     options::SqliteOptions,
     rows::{self, OUTGOING},
     statement::{execute, query_all, query_one},
     strangers,
-    writer::Rollback,
+    writer::{Outcome, Rollback},
 };
 use crate::agent::{
     clock::now,
@@ -23,14 +24,20 @@ use crate::agent::{
     },
 };
 
-/// The answer to a request, or why its changes are rolled back.
-pub(super) type Outcome<T> = Result<T, Rollback<T>>;
-
 pub(super) fn commit(db: &Connection, commit: &Commit, limits: &SqliteOptions) -> Outcome<CommitOutcome> {
     let now = now();
     // Remove the envelope first, so that the other changes can use its database pages.
     if let Some(envelope) = commit.envelope {
-        remove_envelope(db, envelope, now)?;
+        envelopes::remove(db, envelope, now)?;
+    }
+    if let Some(arrived) = &commit.arrived {
+        match envelopes::check_arrival(db, arrived, limits)? {
+            Arrival::Processed => return Ok(CommitOutcome::Duplicate),
+            Arrival::Pending(id) => envelopes::remove(db, id, now)?,
+            Arrival::New { .. } => {
+                execute(db, "INSERT INTO concluded (digest, time) VALUES (?1, ?2)", params![arrived.digest, now])?;
+            }
+        }
     }
     let stranger = commit.stranger.as_ref();
     if let Some(handled) = &commit.handled {
@@ -73,14 +80,6 @@ pub(super) fn commit(db: &Connection, commit: &Commit, limits: &SqliteOptions) -
         }
     }
     Ok(CommitOutcome::Committed)
-}
-
-/// Removes an envelope, and remembers its digest.
-pub(super) fn remove_envelope(db: &Connection, envelope: i64, now: Millis) -> rusqlite::Result<()> {
-    let remember = "INSERT OR REPLACE INTO concluded (digest, time) SELECT digest, ?2 FROM envelopes WHERE id = ?1";
-    execute(db, remember, params![envelope, now])?;
-    execute(db, "DELETE FROM envelopes WHERE id = ?1", [envelope])?;
-    Ok(())
 }
 
 /// Marks a message as handled. Returns false if it has a mark already.

@@ -3,36 +3,28 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    changes::{Outcome, remove_envelope},
     options::SqliteOptions,
     queries,
     statement::{execute, query_all, query_one},
     strangers::Unread,
-    writer::Rollback,
+    writer::{Outcome, Rollback},
 };
 use crate::agent::{
     clock::now,
     store::{
         error::StoreError,
-        types::{Attribution, CONNECTION_KIND, ExpiredEnvelope, Millis, NewEnvelope, Postponement, ReceiveOutcome},
+        types::{
+            Attribution, CONNECTION_KIND, ExpiredEnvelope, Millis, NewEnvelope, Postponement, ReceiveOutcome,
+            digest_beginning,
+        },
     },
 };
 
 pub(super) fn receive(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOptions) -> Outcome<ReceiveOutcome> {
-    let pending = "SELECT id FROM envelopes WHERE digest = ?1";
-    if let Some(id) = query_one(db, pending, [envelope.digest], |row| row.get(0))? {
-        return Ok(ReceiveOutcome::AlreadyPending(id));
-    }
-    if query_one(db, "SELECT 1 FROM concluded WHERE digest = ?1", [envelope.digest], |_| Ok(()))?.is_some() {
-        return Ok(ReceiveOutcome::AlreadyProcessed);
-    }
-    let unresolved = match &envelope.attribution {
-        Attribution::Unresolvable { connection } => connection_of(db, connection)? == Peer::Unknown,
-        Attribution::Resolvable { .. } | Attribution::Fetched => false,
-    };
-    let named_peer = match check_limits(db, envelope, unresolved, limits)? {
-        Room::Free { named_peer } => named_peer,
-        Room::Full(reason) => return Err(Rollback::Error(StoreError::Full(reason))),
+    let (unresolved, named_peer) = match check_arrival(db, envelope, limits)? {
+        Arrival::Pending(id) => return Ok(ReceiveOutcome::AlreadyPending(id)),
+        Arrival::Processed => return Ok(ReceiveOutcome::AlreadyProcessed),
+        Arrival::New { unresolved, named_peer } => (unresolved, named_peer),
     };
     let insert = "INSERT INTO envelopes (digest, recipient, received, packed, charged, unresolved, named_peer)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -40,6 +32,47 @@ pub(super) fn receive(db: &Connection, envelope: &NewEnvelope, limits: &SqliteOp
     let NewEnvelope { digest, recipient, received, packed, .. } = envelope;
     execute(db, insert, params![digest, recipient, received, packed, quota_checked, unresolved, named_peer])?;
     Ok(ReceiveOutcome::Stored(db.last_insert_rowid()))
+}
+
+/// What the store knows of an envelope that arrives.
+pub(super) enum Arrival {
+    /// The same envelope is pending, with this id.
+    Pending(i64),
+    /// The same envelope was handled or refused before.
+    Processed,
+    /// The envelope is new, and there is room for it. `unresolved` and `named_peer` are columns of its row.
+    New { unresolved: bool, named_peer: Option<String> },
+}
+
+/// Checks whether an envelope is new, and all limits for it.
+pub(super) fn check_arrival<T>(
+    db: &Connection,
+    envelope: &NewEnvelope,
+    limits: &SqliteOptions,
+) -> Result<Arrival, Rollback<T>> {
+    let pending = "SELECT id FROM envelopes WHERE digest = ?1";
+    if let Some(id) = query_one(db, pending, [envelope.digest], |row| row.get(0))? {
+        return Ok(Arrival::Pending(id));
+    }
+    if query_one(db, "SELECT 1 FROM concluded WHERE digest = ?1", [envelope.digest], |_| Ok(()))?.is_some() {
+        return Ok(Arrival::Processed);
+    }
+    let unresolved = match &envelope.attribution {
+        Attribution::Unresolvable { connection } => connection_of(db, connection)? == Peer::Unknown,
+        Attribution::Resolvable { .. } | Attribution::Fetched => false,
+    };
+    match check_limits(db, envelope, unresolved, limits)? {
+        Room::Free { named_peer } => Ok(Arrival::New { unresolved, named_peer }),
+        Room::Full(reason) => Err(Rollback::Error(StoreError::Full(reason))),
+    }
+}
+
+/// Removes an envelope, and remembers its digest.
+pub(super) fn remove(db: &Connection, envelope: i64, now: Millis) -> rusqlite::Result<()> {
+    let remember = "INSERT OR REPLACE INTO concluded (digest, time) SELECT digest, ?2 FROM envelopes WHERE id = ?1";
+    execute(db, remember, params![envelope, now])?;
+    execute(db, "DELETE FROM envelopes WHERE id = ?1", [envelope])?;
+    Ok(())
 }
 
 /// What the connection with a claimed sender says about the sender.
@@ -217,6 +250,13 @@ fn exceeded_unread_limit(
     Ok((!has_room).then(|| format!("too many messages of {sender} are unread")))
 }
 
+/// Returns the beginnings of the digests of at most `limit` envelopes that are pending or were processed, latest first.
+pub(super) fn known_digests(db: &Connection, limit: i64) -> rusqlite::Result<Vec<u64>> {
+    let sql = "SELECT digest FROM (SELECT digest FROM envelopes UNION ALL
+        SELECT digest FROM (SELECT digest FROM concluded ORDER BY time DESC LIMIT ?1)) LIMIT ?1";
+    query_all(db, sql, [limit], |row| Ok(digest_beginning(&row.get(0)?)))
+}
+
 pub(super) fn postpone(db: &Connection, envelope: i64, postponement: &Postponement) -> Outcome<()> {
     let Postponement { until, reason, attempted, unresolved_since } = postponement;
     let update = "UPDATE envelopes SET tries = tries + 1, next_try = ?2, problem = ?3, attempts = attempts + ?4,
@@ -241,7 +281,7 @@ pub(super) fn expire_envelopes(db: &Connection, arrived: Millis, limit: i64) -> 
     };
     let expired = query_all(db, find, params![arrived, limit], read)?;
     for envelope in &expired {
-        remove_envelope(db, envelope.id, now())?;
+        remove(db, envelope.id, now())?;
     }
     Ok(expired)
 }

@@ -175,6 +175,10 @@ impl Store for SqliteStore {
         self.write(move |db| envelopes::receive(db, &envelope, &options)).await
     }
 
+    async fn known_digests(&self, limit: usize) -> Result<Vec<u64>, StoreError> {
+        self.read(move |db| envelopes::known_digests(db, statement::limit_parameter(limit))).await
+    }
+
     async fn pending_envelopes(
         &self,
         now: Millis,

@@ -47,6 +47,9 @@ pub(super) enum Rollback<T> {
     Error(StoreError),
 }
 
+/// The answer to a request, or why its changes are rolled back.
+pub(super) type Outcome<T> = Result<T, Rollback<T>>;
+
 impl<T> From<rusqlite::Error> for Rollback<T> {
     fn from(error: rusqlite::Error) -> Self {
         Self::Error(store_error(error))
