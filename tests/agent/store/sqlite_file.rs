@@ -10,7 +10,7 @@ use std::{
 use claviger::agent::store::{
     Change, PeerQuota, ReceiveOutcome, Record, Retention, SendOutcome, SqliteOptions, SqliteStore, Store, StoreError,
 };
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, params, types::Value};
 
 use crate::store::{
     SqliteLocation,
@@ -270,14 +270,25 @@ async fn a_foreign_database_is_not_changed() {
     assert!(matches!(refused(&folder), StoreError::Unavailable(_)));
 }
 
+/// Creates a database of an older schema.
+fn older_database(path: &Path, schema: usize) -> Connection {
+    let migrations = [
+        include_str!("../../../src/agent/store/sqlite/schema/1.sql"),
+        include_str!("../../../src/agent/store/sqlite/schema/2.sql"),
+        include_str!("../../../src/agent/store/sqlite/schema/3.sql"),
+    ];
+    let database = Connection::open(path).unwrap();
+    migrations[..schema].iter().for_each(|migration| database.execute_batch(migration).unwrap());
+    database.pragma_update(None, "application_id", 0x436c_6176).unwrap();
+    database.pragma_update(None, "user_version", schema as i64).unwrap();
+    database
+}
+
 /// Content that was stored by a release without quotas counts towards the quotas.
 #[tokio::test]
 async fn an_older_schema_is_migrated() {
     let location = SqliteLocation::new();
-    let older = Connection::open(location.path()).unwrap();
-    older.execute_batch(include_str!("../../../src/agent/store/sqlite/schema/1.sql")).unwrap();
-    older.pragma_update(None, "application_id", 0x436c_6176).unwrap();
-    older.pragma_update(None, "user_version", 1).unwrap();
+    let older = older_database(&location.path(), 1);
     let deliver = |id: &str, sender: &str, acknowledged: Option<i64>| {
         let sealed = acknowledged.is_none().then_some([7_u8; 50]);
         let insert = "INSERT INTO deliveries
@@ -333,6 +344,74 @@ async fn an_older_schema_is_migrated() {
     let store = open(&location.path(), SqliteOptions { max_envelope_bytes_for: 160, ..SqliteOptions::default() });
     assert!(matches!(store.receive(large_envelope(1, 11)).await, Err(StoreError::Full(_))));
     assert!(matches!(store.receive(large_envelope(2, 10)).await, Ok(ReceiveOutcome::Stored(_))));
+}
+
+/// The records of a release of schema 3 stay as they are, and that release can go on with the new schema.
+#[tokio::test]
+async fn the_records_of_schema_3_are_migrated() {
+    let location = SqliteLocation::new();
+    let older = older_database(&location.path(), 3);
+    // The statements of that release.
+    let remember = |kind: &str, key: &str, peer: Option<&str>, seen: Option<i64>| {
+        let write = "INSERT INTO records (kind, key, revision, expires, value, peer, seen)
+            VALUES (?1, ?2, 1, ?3, x'0102030405', ?4, ?5)
+            ON CONFLICT (kind, key) DO UPDATE SET revision = excluded.revision, expires = excluded.expires,
+                value = excluded.value, seen = iif(peer IS NULL, NULL, max(seen, excluded.seen))";
+        let expires = (kind == "ended").then_some(now() + 1_000_000);
+        older.execute(write, params![kind, key, expires, peer, seen]).unwrap();
+    };
+    let [stranger, second] = ["did:example:stranger", "did:example:second"];
+    remember("connection", "did:example:us did:example:known", None, None);
+    remember("ended", "expires", None, None);
+    for (peer, seen) in [(stranger, now() - 3000), (second, now() - 1000)] {
+        remember("connection", &format!("did:example:us {peer}"), Some(peer), Some(seen));
+        remember("profile", peer, Some(peer), Some(seen));
+    }
+    let contents = || -> Vec<Vec<Value>> {
+        let sql = "SELECT kind, key, revision, expires, value, peer, seen FROM records ORDER BY kind, key";
+        let mut statement = older.prepare(sql).unwrap();
+        let read = |row: &rusqlite::Row<'_>| (0..7).map(|column| row.get(column)).collect();
+        statement.query_map([], read).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    let before = contents();
+    let records_of_strangers = async |store: &SqliteStore| {
+        let mut found = Vec::new();
+        for peer in [stranger, second] {
+            let profile = store.record("profile", peer).await.unwrap();
+            let connections = store.records_with_peer("connection", peer, "", 10).await.unwrap();
+            assert_eq!(profile.is_some(), connections.len() == 1);
+            found.extend(profile.map(|_| peer));
+        }
+        found
+    };
+
+    let store = open(&location.path(), SqliteOptions::default());
+    assert_eq!(contents(), before);
+    assert_eq!(records_of_strangers(&store).await, [stranger, second]);
+    assert_eq!(store.known_connections(10).await.unwrap(), ["did:example:us did:example:known"]);
+    let bytes = store.usage().await.unwrap().stranger_record_bytes;
+    assert!(bytes > 800, "{bytes}");
+    store.close().await.unwrap();
+
+    // The older release goes on: it writes, reads the connections with known peers, forgets and keeps.
+    remember("connection", "did:example:us did:example:third", Some("did:example:third"), Some(now()));
+    remember("profile", stranger, Some(stranger), Some(now()));
+    let known = "SELECT count(*) FROM records INDEXED BY records_known WHERE kind = 'connection' AND peer IS NULL";
+    let count = || older.query_row(known, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count(), 1);
+    let forget = "DELETE FROM records WHERE (kind, key) IN (
+        SELECT kind, key FROM records WHERE seen <= ?1 AND peer NOT IN (SELECT peer FROM left_by) LIMIT 10)";
+    assert_eq!(older.execute(forget, [now() - 2000]).unwrap(), 1, "the profile was seen later");
+    older.execute("DELETE FROM records WHERE peer = ?1", [stranger]).unwrap();
+    older.execute("UPDATE records SET peer = NULL, seen = NULL WHERE peer = 'did:example:third'", []).unwrap();
+    assert_eq!(count(), 2);
+    drop(older);
+    let store = open(&location.path(), SqliteOptions::default());
+    assert_eq!(records_of_strangers(&store).await, [second]);
+    assert_eq!(store.records_with_peer("connection", "did:example:third", "", 10).await.unwrap().len(), 1);
+    // The triggers have counted, also the records of each stranger alike.
+    let bytes_of_one = (bytes - (stranger.len() - second.len()) as u64 * 4) / 2;
+    assert_eq!(store.usage().await.unwrap().stranger_record_bytes, bytes_of_one);
 }
 
 /// Two releases use one database, one after the other.

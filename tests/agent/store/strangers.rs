@@ -106,6 +106,36 @@ pub async fn a_stranger_becomes_known(location: &dyn StoreLocation) {
     assert_eq!(record_bytes(&*store).await, 0);
 }
 
+/// The peer's DID in the key of a connection counts, from whichever DID the stranger has written, and also after the stranger
+/// has become known.
+pub async fn a_strangers_connection_is_found_by_peer(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    commit_ok(&*store, commit_of([Change::Put(connection(KNOWN))])).await;
+    for number in [1, 2, 12] {
+        meet(&*store, number).await;
+    }
+    let moved = "did:example:stranger-moved";
+    commit_ok(&*store, first_contact(3, [Change::Remember(connection(moved))])).await;
+    let ask = async |peer: &str, after: &str, limit| {
+        let found = store.records_with_peer("connection", peer, after, limit).await.unwrap();
+        found
+            .into_iter()
+            .map(|record| record.key.strip_prefix(&format!("{US} ")).unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let strangers = [stranger(1), stranger(12), stranger(2), moved.to_owned()];
+    for becomes_known in [1, 3, 12] {
+        assert_eq!(ask(&stranger(1), "", 10).await, [stranger(1)]);
+        assert_eq!(ask(moved, "", 10).await, [moved]);
+        assert!(ask(&stranger(3), "", 10).await.is_empty());
+        assert_eq!(ask("did:example:stranger-~", "", 10).await, strangers);
+        assert_eq!(ask("did:example:", "", 2).await, [KNOWN.to_owned(), stranger(1)]);
+        assert_eq!(ask("did:example:", &format!("{US} {}", stranger(1)), 2).await, strangers[1..3]);
+        commit_ok(&*store, commit_of([Change::Keep(stranger(becomes_known))])).await;
+    }
+    assert_eq!(store.known_connections(10).await.unwrap().len(), 4);
+}
+
 pub async fn a_stranger_is_forgotten_after_a_while(location: &dyn StoreLocation) {
     let store = open(location).await;
     for number in 0..3 {

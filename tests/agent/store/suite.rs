@@ -93,6 +93,7 @@ macro_rules! suite {
             a_peer_has_a_limit_of_replies
             strangers_seen_longest_ago_are_forgotten
             a_stranger_becomes_known
+            a_strangers_connection_is_found_by_peer
             a_stranger_is_forgotten_after_a_while
             replies_to_strangers_leave_no_history
             the_history_of_strangers_is_limited

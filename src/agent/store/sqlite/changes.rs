@@ -256,7 +256,7 @@ pub(super) fn delete_expired(
                 INDEXED BY outgoing_replies_done WHERE to_stranger = 1 AND state <> 0 AND time <= ?1 LIMIT ?2)",
             now,
         ),
-        ("DELETE FROM records WHERE (kind, key) IN (SELECT kind, key FROM records WHERE expires <= ?1 LIMIT ?2)", now),
+        ("DELETE FROM records WHERE rowid IN (SELECT rowid FROM records WHERE expires <= ?1 LIMIT ?2)", now),
     ];
     let mut deleted = strangers::forget(db, before(retention.strangers), limit)?;
     deleted += strangers::bound_history(db, limit, limits)?;

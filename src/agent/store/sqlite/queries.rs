@@ -240,27 +240,34 @@ pub(super) fn records_with_peer(
     after: &str,
     limit: usize,
 ) -> Rows<Record> {
-    let index = match kind {
-        CONNECTION_KIND => "connections_by_peer",
-        PEER_ROTATION_KIND => "rotations_by_peer",
-        _ => return Ok(Vec::new()),
-    };
     // All that begin with the prefix; for a whole DID nothing but the DID.
     let beginning = peer.strip_suffix('~').unwrap_or(peer);
     let end = match peer.ends_with([':', '~']) {
         true => format!("{beginning}{AFTER_ALL}"),
         false => format!("{peer}\0"),
     };
-    let sql = format!(
-        "SELECT {RECORD} FROM records INDEXED BY {index}
-        WHERE kind = '{kind}' AND substr(key, instr(key, ' ') + 1) >= :peer AND substr(key, instr(key, ' ') + 1) < :end
-            AND key > :after AND ifnull(expires > :now, true)
-        ORDER BY key LIMIT :limit"
-    );
+    let in_key = "substr(key, instr(key, ' ') + 1)";
+    let select = |index: &str, condition: &str, did: &str| {
+        format!(
+            "SELECT {RECORD} FROM records INDEXED BY {index}
+            WHERE kind = '{kind}' AND {condition} AND {did} >= :peer AND {did} < :end
+                AND key > :after AND ifnull(expires > :now, true)"
+        )
+    };
+    let found = match kind {
+        // Each connection is in one of these indexes.
+        CONNECTION_KIND => [
+            select("connections_by_peer", &format!("(peer IS NULL OR peer <> {in_key})"), in_key),
+            select("records_peer", &format!("peer = {in_key}"), "peer"),
+        ]
+        .join(" UNION ALL "),
+        PEER_ROTATION_KIND => select("rotations_by_peer", "true", in_key),
+        _ => return Ok(Vec::new()),
+    };
     let parameters = named_params! {
         ":peer": beginning, ":end": end, ":after": after, ":now": now(), ":limit": limit_parameter(limit)
     };
-    query_all(db, &sql, parameters, rows::record)
+    query_all(db, &format!("{found} ORDER BY key LIMIT :limit"), parameters, rows::record)
 }
 
 pub(super) fn usage(db: &Connection, path: &Path) -> rusqlite::Result<Usage> {

@@ -20,6 +20,8 @@ use crate::agent::{
 const MAX_DIGESTS: i64 = 1_000_000;
 /// How many of the oldest strangers are looked at to find one that has no message here.
 const SEARCHED: i64 = 16;
+/// How many of the latest unread messages of strangers are searched for those of a stranger that becomes known.
+const SEARCHED_MESSAGES: i64 = 1000;
 
 /// The unread messages of all peers, in bytes of sealed content.
 pub(super) struct Unread {
@@ -95,11 +97,16 @@ fn oldest(db: &Connection, except: &str) -> rusqlite::Result<Option<String>> {
     query_one(db, sql, params![except, SEARCHED], |row| row.get(0))
 }
 
-/// Keeps what is known of a peer, which is not a stranger any more.
+/// Keeps what is known of a peer, which is not a stranger any more. An unread message that strangers have left very many others
+/// after goes on counting as a stranger's.
 pub(super) fn keep(db: &Connection, peer: &str) -> rusqlite::Result<()> {
     execute(db, "UPDATE records SET peer = NULL, seen = NULL WHERE peer = ?1", [peer])?;
-    let messages = "UPDATE deliveries SET stranger = 0 WHERE sender = ?1 AND stranger = 1 AND acknowledged IS NULL";
-    execute(db, messages, [peer])?;
+    if query_one(db, "SELECT 1 FROM left_by WHERE peer = ?1 AND unread > 0", [peer], |_| Ok(()))?.is_some() {
+        let messages = "UPDATE deliveries SET stranger = 0 WHERE sender = ?1 AND cursor IN (
+            SELECT cursor FROM deliveries INDEXED BY deliveries_of_strangers
+            WHERE stranger = 1 AND acknowledged IS NULL ORDER BY cursor DESC LIMIT ?2)";
+        execute(db, messages, params![peer, SEARCHED_MESSAGES])?;
+    }
     Ok(())
 }
 
@@ -156,8 +163,8 @@ pub(super) fn is_after_lost_marks(db: &Connection, created: Option<Millis>) -> r
 /// Forgets strangers that were not seen since `before`, at most `limit` records. Strangers with a message that is not
 /// read or not sent yet are kept, since the application may answer them.
 pub(super) fn forget(db: &Connection, before: Millis, limit: i64) -> rusqlite::Result<usize> {
-    let sql = "DELETE FROM records WHERE (kind, key) IN (
-        SELECT kind, key FROM records WHERE seen <= ?1 AND peer NOT IN (SELECT peer FROM left_by) LIMIT ?2)";
+    let sql = "DELETE FROM records WHERE rowid IN (
+        SELECT rowid FROM records WHERE seen <= ?1 AND peer NOT IN (SELECT peer FROM left_by) LIMIT ?2)";
     execute(db, sql, params![before, limit])
 }
 
@@ -193,4 +200,93 @@ pub(super) fn recount(db: &Connection) -> rusqlite::Result<()> {
         marks = (SELECT count(*) FROM handled WHERE stranger = 1)";
     execute(db, sql, [])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::agent::{
+        clock::now,
+        store::{
+            sqlite::{changes::commit, files, schema},
+            types::{Change, Commit, Delivery, HandledMessage},
+        },
+    };
+
+    /// Text without order, as keys and hashes are.
+    fn random_text(length: usize) -> String {
+        let mut bytes = vec![0; length.div_ceil(2)];
+        getrandom::fill(&mut bytes).unwrap();
+        let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        text.truncate(length);
+        text
+    }
+
+    /// A message whose sender and recipient have DIDs like those of did:peer:2 with keys on P-256 and a service.
+    fn message(own_did: &str, sender: &str, is_stranger: bool) -> Commit {
+        let (id, key) = (random_text(36), format!("{own_did} {sender}"));
+        let connection =
+            Record { kind: "connection".to_owned(), revision: 0, value: vec![1; key.len() + 100], expires: None, key };
+        let delivery = Delivery {
+            id: random_text(36),
+            cursor: 0,
+            message: id.clone(),
+            thread: id.clone(),
+            kind: "https://didcomm.org/basicmessage/2.0/message".to_owned(),
+            sender: sender.to_owned(),
+            recipient: own_did.to_owned(),
+            received: now(),
+            sealed: Some(vec![1; 1300]),
+        };
+        let handled = HandledMessage {
+            sender: sender.to_owned(),
+            recipient: own_did.to_owned(),
+            message: id,
+            until: now() + 1_000_000,
+            received: now(),
+            earlier: Vec::new(),
+        };
+        let mut changes = vec![Change::Deliver(delivery)];
+        if is_stranger {
+            changes.insert(0, Change::Remember(connection));
+        }
+        let stranger = is_stranger.then(|| Stranger { did: sender.to_owned(), created: Some(now()) });
+        Commit { handled: Some(handled), changes, stranger, ..Commit::default() }
+    }
+
+    /// Each page that a transaction changes is written twice: to the log, and to the database. A record's key has two long
+    /// DIDs: an index that repeats it costs three pages.
+    #[test]
+    fn a_message_of_a_new_stranger_changes_few_pages() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let mut db = files::open_writer(&path, None).unwrap();
+        files::use_wal(&db, &path).unwrap();
+        schema::migrate(&mut db, 0).unwrap();
+        db.execute_batch("PRAGMA synchronous = off; PRAGMA wal_autocheckpoint = 0").unwrap();
+        let did = || format!("did:peer:2.EzDn{}", random_text(310));
+        let own_did = did();
+        let limits = SqliteOptions::default();
+        // Pages for each message, with eight messages in a transaction.
+        let mut pages_of = |senders: &[String], is_stranger| {
+            db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+            for senders in senders.chunks(8) {
+                let transaction = db.transaction().unwrap();
+                for sender in senders {
+                    let outcome = commit(&transaction, &message(&own_did, sender, is_stranger), &limits);
+                    assert!(matches!(outcome, Ok(CommitOutcome::Committed)));
+                }
+                transaction.commit().unwrap();
+            }
+            let log = fs::metadata(files::beside(&path, "-wal")).unwrap().len();
+            // A frame of the log is a page of 4096 bytes with a header of 24.
+            log as f64 / 4120.0 / senders.len() as f64
+        };
+        let senders: Vec<_> = (0..800).map(|_| did()).collect();
+        let (of_strangers, of_known) = (pages_of(&senders, true), pages_of(&senders, false));
+        assert!(of_strangers < 11.5, "{of_strangers} pages for a message of a new stranger");
+        assert!(of_known < 6.5, "{of_known} pages for a message of a known peer");
+    }
 }
