@@ -130,12 +130,14 @@ fn a_message_that_is_read_when_a_wait_ends_is_not_lost() {
         let packed = more.iter().map(|text| bob.pack_text(&ours, text)).collect();
         texts.extend(more);
         mediator.cut_and_send_raw(&ours, packed);
+        // Before the next cut, which would lose what is under way. The metric costs less than reading all messages again and
+        // again.
+        desktop.wait_until_within(3 * TIMEOUT, "all messages arrived", |desktop| {
+            desktop.metric("claviger_waiting{queue=\"application\"}") >= texts.len() as f64
+        });
+        // A WebSocket that is cut twice before that is not used for a while.
         wait_for_state(&desktop, "live");
     }
-    // The metric costs less than reading all messages again and again.
-    desktop.wait_until_within(3 * TIMEOUT, "all messages arrived", |desktop| {
-        desktop.metric("claviger_waiting{queue=\"application\"}") >= texts.len() as f64
-    });
     let mut unread = desktop.unread_texts();
     unread.sort();
     assert!(unread == texts);

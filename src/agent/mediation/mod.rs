@@ -20,6 +20,7 @@ mod exchange;
 mod mediator;
 mod options;
 mod parts;
+mod patience;
 mod plan;
 mod request;
 mod rotation;

@@ -12,7 +12,6 @@ use std::{
 
 use hyper::body::Bytes;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
 
 use super::{
     channel::Transport,
@@ -21,6 +20,7 @@ use super::{
     exchange::{Exchange, Frame},
     options::MediationOptions,
     parts::MediationParts,
+    patience::Patience,
     versions::{CoordinationVersion, PickupVersion, belongs_to, routing_dids},
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     didcomm::Message,
 };
 
-/// The time limit for an answer of the mediator.
+/// How long a mediator that owes an answer may be silent.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit for the answer to a discover-features query. Not every mediator answers such a query.
 const DISCLOSURE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -276,14 +276,15 @@ impl<'a> Session<'a> {
     /// the next request.
     pub(super) async fn handle_responses(&mut self) -> Result<(), MediationError> {
         while !self.is_websocket()
-            && let Some(message) = self.next_message(Instant::now() + ANSWER_TIMEOUT).await?
+            && let Some(message) = self.next_message(&mut Patience::new(ANSWER_TIMEOUT)).await?
         {
             self.has_more |= name(&message) == "status" && message_count(&message) > 0;
         }
         Ok(())
     }
 
-    /// Sends a request, and waits up to `limit` for the answer. Messages that arrive before the answer are handled.
+    /// Sends a request, and waits for the answer until the mediator was silent for `limit`. Messages that arrive before the
+    /// answer are handled.
     async fn ask(
         &mut self,
         kind: &str,
@@ -291,7 +292,7 @@ impl<'a> Session<'a> {
         expected: &Expected<'_>,
         limit: Duration,
     ) -> Result<Message, MediationError> {
-        let mut until = Instant::now() + limit;
+        let mut patience = Patience::new(limit);
         let silent = |refused: Option<String>| {
             let refused = refused.map(|reason| format!("; what it has sent is not accepted: {reason}"));
             let reason = format!("it does not answer {kind} within {} s", limit.as_secs());
@@ -299,11 +300,11 @@ impl<'a> Session<'a> {
         };
         let request = self.exchange.message(kind, body);
         self.exchange.take_refused();
-        timeout_at(until, self.exchange.send(&request)).await.map_err(|_| silent(None))??;
+        patience.wait(self.exchange.send(&request)).await.ok_or_else(|| silent(None))??;
         // An answer that does not name the request.
         let mut unnamed: Option<Message> = None;
         loop {
-            let next = self.next_message(until).await?;
+            let next = self.next_message(&mut patience).await?;
             let Some(message) = next else {
                 self.answers_unnamed |= unnamed.is_some();
                 let refused = self.exchange.take_refused();
@@ -319,7 +320,7 @@ impl<'a> Session<'a> {
                 Relation::Unnamed if self.answers_unnamed || !self.is_websocket() => return answer(message),
                 Relation::Unnamed if unnamed.is_none() => {
                     unnamed = Some(message);
-                    until = until.min(Instant::now() + NAMED_ANSWER_TIMEOUT);
+                    patience.limit(NAMED_ANSWER_TIMEOUT);
                 }
                 Relation::Unnamed | Relation::None => {
                     self.handle(message).await?;
@@ -344,12 +345,10 @@ impl<'a> Session<'a> {
     }
 
     /// Returns the mediator's next message in the mediation protocols. Other messages go to the inbox. `None` once no
-    /// message is left, or if none has come by `until`. Only the wait for a frame ends then: a frame that was received is
-    /// handled, since the mediator may have forgotten it.
-    async fn next_message(&mut self, until: Instant) -> Result<Option<Message>, MediationError> {
-        // A mediator that sends without a pause would keep the timeout from being looked at.
-        while Instant::now() < until
-            && let Ok(frame) = timeout_at(until, self.exchange.receive()).await
+    /// message is left, or the patience has ended. Only the wait for a frame ends then: a frame that was received is handled,
+    /// since the mediator may have forgotten it.
+    async fn next_message(&mut self, patience: &mut Patience) -> Result<Option<Message>, MediationError> {
+        while let Some(frame) = patience.wait(self.exchange.receive()).await
             && let Some(frame) = frame?
         {
             if let Frame::Message(message) = self.exchange.unpack_or_forward(frame, self.protocols(), true).await? {

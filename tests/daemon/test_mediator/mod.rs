@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use claviger::{
@@ -31,6 +32,7 @@ use tokio::{net::TcpStream, runtime::Runtime, sync::mpsc};
 use tokio_tungstenite::{accept_async, tungstenite::Message as Frame};
 
 use crate::{
+    daemon::TIMEOUT,
     peer::{AGREE, Peer, seconds},
     support::forge::{Jwe, b64},
 };
@@ -163,11 +165,15 @@ impl Mediator {
     /// Closes all connections. Once `owner` has asked for live mode again, sends these messages as they are, and forgets them.
     pub fn cut_and_send_raw(&self, owner: &str, packed: Vec<String>) {
         self.cut();
+        let until = Instant::now() + TIMEOUT;
         let live = loop {
-            match self.state.live.lock().unwrap().get(owner) {
-                Some(live) => break live.clone(),
-                None => std::thread::sleep(std::time::Duration::from_millis(5)),
+            // The lock is not held during the pause: the mediator needs it.
+            let live = self.state.live.lock().unwrap().get(owner).cloned();
+            match live {
+                Some(live) => break live,
+                None => assert!(Instant::now() < until, "the agent does not ask for live mode"),
             }
+            std::thread::sleep(Duration::from_millis(5));
         };
         packed.into_iter().for_each(|packed| assert!(live.send((owner.to_owned(), Reply::Packed(packed))).is_ok()));
     }
