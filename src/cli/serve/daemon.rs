@@ -23,7 +23,7 @@ use claviger::{
         keeper::{KeeperClient, Supervisor},
     },
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "otel")]
@@ -101,13 +101,28 @@ pub async fn run(
     for tls in &tls {
         tasks.spawn("TLS certificates", shutdown.clone(), tls.clone().watch());
     }
+    // Whoever gets an answer from the health checks or the API finds that the webhooks are there and signals are heard.
+    let webhooks = Arc::new(Webhooks::new(agent.clone()));
+    let posted_to: Vec<String> = prepared.webhooks.iter().map(|webhook| webhook.host().to_owned()).collect();
+    let mut webhook_tasks = WebhookTasks::new(webhooks.clone(), to_webhooks, tasks.clone());
+    webhook_tasks.start(prepared.webhooks);
+    let reloader = Reloader {
+        hangup: listen_for(SignalKind::hangup())?,
+        supervisor: supervisor.clone(),
+        agent: agent.clone(),
+        tls,
+        access: prepared.access.clone(),
+        webhooks: webhook_tasks,
+    };
+    let mut to_end = vec![tasks.spawn("reload", shutdown.clone(), reloader.run(shutdown.clone()))];
+    let ends = [listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?];
+    tasks.spawn("signals", shutdown.clone(), shut_down_on_signal(ends, shutdown.clone(), prepared.notifier.clone()));
     if let Some(listener) = prepared.ops {
         let address = listener.local_addr().map_err(|error| Failure::io("the listening socket", &error))?;
         out.say(&format!("Health and metrics are served on {address}."));
         listens.push(address);
         tasks.spawn("health checks", shutdown.clone(), health::serve(listener, agent.clone(), shutdown.clone()));
     }
-    let webhooks = Arc::new(Webhooks::new(agent.clone()));
     out.say(&format!("The API is served on {}.", config.api_address()));
     let mut apis = vec![prepared.api];
     if let Some((listener, tls)) = prepared.remote_api {
@@ -125,16 +140,10 @@ pub async fn run(
             }
         })
     };
-    let mut to_end: Vec<_> = apis.into_iter().map(serve_api).collect();
-    for webhook in &prepared.webhooks {
-        out.say(&format!("Messages are posted to the webhook on {}.", webhook.host()));
+    to_end.extend(apis.into_iter().map(serve_api));
+    for host in posted_to {
+        out.say(&format!("Messages are posted to the webhook on {host}."));
     }
-    let mut webhooks = WebhookTasks::new(webhooks, to_webhooks, tasks.clone());
-    webhooks.start(prepared.webhooks);
-    let (supervisor_of_settings, access) = (supervisor.clone(), prepared.access);
-    let reloader = Reloader { supervisor: supervisor_of_settings, agent: agent.clone(), tls, access, webhooks };
-    to_end.push(tasks.spawn("reload", shutdown.clone(), reloader.run(shutdown.clone())));
-    tasks.spawn("signals", shutdown.clone(), shut_down_on_signal(shutdown.clone(), prepared.notifier.clone()));
     let supervision =
         tokio::spawn(shut_down_without_supervisor(supervisor, shutdown.clone(), prepared.notifier.clone()));
     prepared.notifier.ready();
@@ -161,13 +170,17 @@ pub async fn run(
     }
 }
 
+/// Listens for a signal from now on. Before that, the signal would end the process at once.
+fn listen_for(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::io("listening for signals", &error))
+}
+
 /// Ends the agent on SIGTERM or SIGINT, and the process at once on the second signal.
-async fn shut_down_on_signal(shutdown: CancellationToken, notifier: Arc<Notifier>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("cannot listen for signals: only SIGKILL ends this process");
-        return;
-    };
+async fn shut_down_on_signal(
+    [mut terminate, mut interrupt]: [Signal; 2],
+    shutdown: CancellationToken,
+    notifier: Arc<Notifier>,
+) {
     loop {
         tokio::select! {
             _ = terminate.recv() => {}

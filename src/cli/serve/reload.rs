@@ -15,10 +15,7 @@ use claviger::{
 };
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinHandle,
-};
+use tokio::{signal::unix::Signal, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -35,6 +32,8 @@ const MAX_ANSWER: usize = 1 << 20;
 
 /// The parts of the daemon that SIGHUP changes.
 pub struct Reloader {
+    /// SIGHUP.
+    pub hangup: Signal,
     pub supervisor: Arc<Supervisor>,
     pub agent: Arc<Agent>,
     pub tls: Vec<Arc<ServerTls>>,
@@ -45,13 +44,10 @@ pub struct Reloader {
 impl Reloader {
     /// Reloads on each SIGHUP until `shutdown`, then stops the webhooks.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-            return tracing::error!("cannot listen for SIGHUP: the configuration is never reloaded");
-        };
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                _ = hangup.recv() => {}
+                _ = self.hangup.recv() => {}
             }
             for tls in &self.tls {
                 match tls.reload() {
