@@ -16,29 +16,34 @@ use crate::{
     peer::{Peer, seconds},
 };
 
-/// The script of the page below: makes each request of `requests` with fetch, and posts the answers to its own server.
+/// The script of the page below: makes each request of `requests` with fetch, then those of `flood` all at once, and posts the
+/// answers to its own server.
 const FETCH_ALL: &str = r#"
 (async () => {
-    const answers = [];
-    for (const [url, options] of requests) {
+    const ask = async ([url, options]) => {
         try {
             const response = await fetch(url, options);
             const retry = response.headers.get("retry-after");
-            answers.push({status: response.status, url: response.url, retry, text: await response.text()});
+            return {status: response.status, url: response.url, retry, text: await response.text()};
         } catch (error) {
-            answers.push({refused: error.name});
+            return {refused: error.name};
         }
-    }
+    };
+    const answers = [];
+    for (const request of requests) answers.push(await ask(request));
+    answers.push(...await Promise.all(flood.map(ask)));
     await fetch("/answers", {method: "POST", body: JSON.stringify(answers)});
 })();
 "#;
 
-/// Has a page of another origin make these requests (the arguments of fetch), one after the other. Returns what the page
-/// learns of each.
-fn fetch_from_another_origin(requests: &[(String, Value)], folder: &Path) -> Vec<Value> {
-    let requests = serde_json::to_string(requests).unwrap().replace('<', "\\u003c");
+/// Has a page of another origin make these requests (the arguments of fetch): the first one after the other, and those of
+/// `flood` all at once. Returns what the page learns of each.
+fn fetch_from_another_origin(requests: &[(String, Value)], flood: &[(String, Value)], folder: &Path) -> Vec<Value> {
+    let [requests, flood] = [requests, flood].map(|list| serde_json::to_string(list).unwrap().replace('<', "\\u003c"));
     // The browser runs until the page and its picture are loaded, and the picture comes after the answers.
-    let page = format!("<!DOCTYPE html><img src=\"/wait\"><script>\nconst requests = {requests};{FETCH_ALL}</script>");
+    let page = format!(
+        "<!DOCTYPE html><img src=\"/wait\"><script>\nconst requests = {requests}, flood = {flood};{FETCH_ALL}</script>"
+    );
     let answers: Arc<(Mutex<Option<Vec<Value>>>, Condvar)> = Arc::default();
     let posted = answers.clone();
     let server = Endpoint::new(move |request| match request.path.as_str() {
@@ -87,7 +92,7 @@ fn a_wallet_in_a_page_of_another_origin_reads_every_answer() {
         (agent.clone(), json!({"method": "POST", "headers": {"Content-Type": media_type}, "body": body}))
     };
     let encrypted = "application/didcomm-encrypted+json";
-    let mut requests = vec![
+    let requests = vec![
         post(encrypted, wallet.pack_text(&alice.did, "from a page")),
         post(encrypted, wallet.pack(&ping)),
         post(encrypted, "no message".to_owned()),
@@ -104,14 +109,17 @@ fn a_wallet_in_a_page_of_another_origin_reads_every_answer() {
         (format!("{agent}/"), json!({"credentials": "include"})),
         (format!("{agent}/"), json!({"method": "PUT", "body": "x"})),
     ];
-    let too_many = requests.len();
-    requests.extend(vec![post(encrypted, "no message".to_owned()); 60]);
+    let flood = vec![post(encrypted, "no message".to_owned()); 60];
 
     let folder = tempfile::tempdir().unwrap();
-    let answers = fetch_from_another_origin(&requests, folder.path());
-    assert_eq!(answers.len(), requests.len());
+    let answers = fetch_from_another_origin(&requests, &flood, folder.path());
+    assert_eq!(answers.len(), requests.len() + flood.len());
     let statuses: Vec<u64> = answers.iter().map(|it| it["status"].as_u64().unwrap_or_default()).collect();
-    assert_eq!(statuses[..too_many], [202, 200, 400, 404, 415, 415, 200, 200, 200, 404, 200, 0, 0], "{answers:#?}");
+    assert_eq!(
+        statuses[..requests.len()],
+        [202, 200, 400, 404, 415, 415, 200, 200, 200, 404, 200, 0, 0],
+        "{answers:#?}"
+    );
     let text = |at: usize| answers[at]["text"].as_str().unwrap();
     // The answer to a ping that asks for a return route is in the response.
     let (pong, _) = wallet.open(text(1));
@@ -124,7 +132,7 @@ fn a_wallet_in_a_page_of_another_origin_reads_every_answer() {
     }
     assert_eq!((&answers[11]["refused"], &answers[12]["refused"]), (&"TypeError".into(), &"TypeError".into()));
     // Too many messages: the page also reads when to come again.
-    let refused = answers[too_many..].iter().find(|it| it["status"] == 429).expect("a message is one too many");
+    let refused = answers[requests.len()..].iter().find(|it| it["status"] == 429).expect("a message is one too many");
     assert_eq!(refused["retry"], "10");
     alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["from a page"]);
 }
