@@ -1,7 +1,7 @@
 //! Limits against flooding (`docs/security-model.md`, "a full queue"): for the bytes that wait, and for the rate of
 //! an address.
 
-use std::io::Write;
+use std::{io::Write, thread};
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -67,14 +67,20 @@ fn post_from(address: [u8; 4], daemon: &Daemon, packed: &str) -> (u16, bool) {
 #[test]
 fn the_rate_per_address_is_limited() {
     let net = "[net]\nallow_private = [\"127.0.0.0/8\"]\n";
-    let Some(mut daemon) = Daemon::with_config("rate_per_address = 5", net) else { return };
+    let Some(mut daemon) = Daemon::with_config("rate_per_address = 2", net) else { return };
     daemon.start();
     let (flooding, honest) = (Peer::new("flooding"), Peer::new("honest"));
     let packed: Vec<String> = (0..30).map(|number| flooding.pack_text(&daemon.did, &number.to_string())).collect();
-    let answers: Vec<_> = packed.iter().map(|one| post_from([127, 0, 0, 2], &daemon, one)).collect();
+    // All at once: one after the other they may be slower than the rate, since a message is stored before its response.
+    let answers: Vec<(u16, bool)> = thread::scope(|scope| {
+        let daemon = &daemon;
+        let posts: Vec<_> =
+            packed.iter().map(|one| scope.spawn(move || post_from([127, 0, 0, 2], daemon, one))).collect();
+        posts.into_iter().map(|post| post.join().unwrap()).collect()
+    });
     let count = |wanted: (u16, bool)| answers.iter().filter(|answer| **answer == wanted).count();
     let (accepted, refused) = (count((202, false)), count((429, true)));
-    assert!(accepted >= 5 && refused >= 5 && accepted + refused == 30, "{answers:?}");
+    assert!(accepted >= 2 && refused >= 5 && accepted + refused == 30, "{answers:?}");
     assert_eq!(post_from([127, 0, 0, 3], &daemon, &honest.pack_text(&daemon.did, "lunch?")), (202, false));
     let mut socket = WebSocketClient::over(connect_from([127, 0, 0, 4], daemon.port).unwrap(), daemon.port);
     let _ = packed.iter().try_for_each(|one| socket.send(one));
