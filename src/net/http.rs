@@ -34,8 +34,9 @@ use super::{
 pub(super) const USER_AGENT: &str = concat!("claviger/", env!("CARGO_PKG_VERSION"));
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
-/// The most idle connections to one host, and how long an idle connection is kept.
-const MAX_IDLE_PER_HOST: usize = 4;
+/// The most idle connections to one host: as many as the outbox uses at once by default. With fewer, a host of many peers
+/// gets a new connection for most messages. And how long an idle connection is kept.
+const MAX_IDLE_PER_HOST: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most bytes and headers in the head of a response.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
