@@ -136,7 +136,7 @@ impl Agent {
             };
             return invalid(&format!("{to:?} is not a DID{hint}"));
         }
-        message.pack_plaintext().map_err(|error| AgentError::Invalid(error.to_string()))?;
+        message.check_sendable().map_err(|error| AgentError::Invalid(error.to_string()))?;
         // Agents such as this one do not handle it.
         if has_too_long_name(message) {
             return invalid(&format!("the message cannot be sent: {TOO_LONG_NAME}"));

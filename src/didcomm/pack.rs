@@ -69,6 +69,15 @@ impl Message {
         Ok(self.sendable()?.to_json())
     }
 
+    /// Checks a message as [`pack_plaintext`](Self::pack_plaintext) does.
+    ///
+    /// # Errors
+    /// The same.
+    #[cfg(feature = "agent")]
+    pub(crate) fn check_sendable(&self) -> Result<(), Error> {
+        self.sendable().map(drop)
+    }
+
     /// Checks the message itself, and that `from` and `to` are DIDs without path, query and fragment (v2.1
     /// "Message Headers"). Returns the message with an id for each attachment.
     fn sendable(&self) -> Result<Cow<'_, Self>, Error> {
