@@ -1,6 +1,12 @@
 //! The store with encryption: callers read and write plaintext, and the store holds ciphertext.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -43,6 +49,7 @@ pub struct SealedStore {
     key: watch::Sender<Option<StoreKey>>,
     on_commit: CommitListener,
     recorded_events: RecordedEvents,
+    connection_changes: AtomicU64,
 }
 
 /// The content of a delivery.
@@ -64,7 +71,8 @@ struct ReceivedContent<'a> {
 impl SealedStore {
     /// Wraps a store. The result is sealed until [`SealedStore::unlock`].
     pub fn new(inner: Arc<dyn Store>, on_commit: CommitListener) -> Self {
-        Self { inner, key: watch::Sender::new(None), on_commit, recorded_events: RecordedEvents::default() }
+        let (key, recorded_events) = (watch::Sender::new(None), RecordedEvents::default());
+        Self { inner, key, on_commit, recorded_events, connection_changes: AtomicU64::new(0) }
     }
 
     /// The kinds of events that are recorded: none at first.
@@ -186,12 +194,22 @@ impl SealedStore {
     /// # Errors
     /// [`StoreError`] if the store fails.
     pub async fn commit(&self, mut commit: Commit) -> Result<CommitOutcome, StoreError> {
-        let changes = without_content(&mut commit.changes);
-        let outcome = self.inner.commit(commit).await?;
+        let changes = Change::copy_without_content(&mut commit.changes);
+        let alters_connections = commit.changes.iter().any(Change::alters_connections);
+        let outcome = self.inner.commit(commit).await;
+        if alters_connections {
+            self.connection_changes.fetch_add(1, Ordering::SeqCst);
+        }
+        let outcome = outcome?;
         if outcome == CommitOutcome::Committed {
             (self.on_commit)(&changes);
         }
         Ok(outcome)
+    }
+
+    /// How many commits of this process may have changed connections or rotations.
+    pub fn connection_changes(&self) -> u64 {
+        self.connection_changes.load(Ordering::SeqCst)
     }
 
     /// Tells the listener about changes that were made without [`SealedStore::commit`].
@@ -367,10 +385,7 @@ impl SealedStore {
     /// # Errors
     /// The errors of [`SealedStore::get`].
     pub async fn list<T: RecordType>(&self, after: &str, limit: usize) -> Result<Vec<(String, T)>, StoreError> {
-        let records = self.inner.records(T::KIND, after, limit).await?;
-        let opened =
-            records.into_iter().map(|it| Ok((it.key.clone(), self.open(&place(T::KIND, &it.key), &it.value)?)));
-        opened.collect()
+        self.open_all(self.inner.records(T::KIND, after, limit).await?)
     }
 
     /// Returns at most `limit` connections with a peer, or rotations of a peer, with keys after `after`, each with its key, in
@@ -384,7 +399,10 @@ impl SealedStore {
         after: &str,
         limit: usize,
     ) -> Result<Vec<(String, T)>, StoreError> {
-        let records = self.inner.records_with_peer(T::KIND, peer, after, limit).await?;
+        self.open_all(self.inner.records_with_peer(T::KIND, peer, after, limit).await?)
+    }
+
+    fn open_all<T: RecordType>(&self, records: Vec<Record>) -> Result<Vec<(String, T)>, StoreError> {
         let opened =
             records.into_iter().map(|it| Ok((it.key.clone(), self.open(&place(T::KIND, &it.key), &it.value)?)));
         opened.collect()
@@ -468,23 +486,6 @@ impl RecordReader for SealedStore {
         let records = self.inner.records_at(places).await?;
         places.iter().zip(records).map(|((kind, key), record)| self.open_record(kind, key, record)).collect()
     }
-}
-
-/// Copies the deliveries and the messages to send, without their sealed content, which may be large, and the events.
-fn without_content(changes: &mut [Change]) -> Vec<Change> {
-    fn copy<T: Clone>(value: &mut T, sealed: fn(&mut T) -> &mut Option<Vec<u8>>) -> T {
-        let content = sealed(value).take();
-        let copy = value.clone();
-        *sealed(value) = content;
-        copy
-    }
-    let copies = changes.iter_mut().filter_map(|change| match change {
-        Change::Deliver(delivery) => Some(Change::Deliver(copy(delivery, |it| &mut it.sealed))),
-        Change::Send(entry) => Some(Change::Send(copy(entry, |it| &mut it.sealed))),
-        Change::Event(event) => Some(Change::Event(event.clone())),
-        _ => None,
-    });
-    copies.collect()
 }
 
 /// Returns the name of the place that a sealed value is bound to. The encryption authenticates the name as AAD.

@@ -15,7 +15,6 @@ use crate::{
         clock::{Millis, now},
         error::AgentError,
         outgoing_message::OutgoingMessage,
-        rotation::current::{CurrentConnection, current_connection},
         store::{error::StoreError, types::OutboxEntry},
     },
     crypto::ContentEncryption,
@@ -116,17 +115,17 @@ impl Outbox {
     /// A permanent failure if the relationship has ended.
     async fn apply_connection(&self, from: &str, peer: &str, message: &mut Message) -> Result<String, PackError> {
         let own = self.parts.own_dids.find_did(from);
-        let current = current_connection(&self.parts.store, own.as_deref().unwrap_or(from), peer).await;
-        let CurrentConnection { own_did, peer_did, connection } = current.map_err(store_failed)?;
-        if canonical_did(&peer_did) != peer {
-            message.to = Some(vec![peer_did]);
+        let current = self.connections.find(own.as_deref().unwrap_or(from), peer).await.map_err(store_failed)?;
+        if canonical_did(&current.peer_did) != peer {
+            message.to = Some(vec![current.peer_did.clone()]);
         }
-        let Some(connection) = connection else { return Ok(own_did) };
-        connection.check_open().map_err(|error| permanent(error.to_string()))?;
-        if message.from_prior.is_none() {
-            message.from_prior = connection.from_prior;
+        if let Some(connection) = &current.connection {
+            connection.check_open().map_err(|error| permanent(error.to_string()))?;
+            if message.from_prior.is_none() {
+                message.from_prior.clone_from(&connection.from_prior);
+            }
         }
-        Ok(own_did)
+        Ok(current.own_did.clone())
     }
 
     /// Whether a message is for one of our own DIDs.

@@ -1,5 +1,12 @@
 //! Finds the DID that an earlier DID, of ours or of a peer, has rotated to, and the connection of the two.
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quick_cache::sync::Cache;
+
 use super::{own::OwnRotation, peer::PeerRotation};
 use crate::agent::{
     protocol::connections::{Connection, MAX_PREVIOUS},
@@ -9,6 +16,9 @@ use crate::agent::{
 
 /// How many rotations of one DID are followed.
 const MAX_ROTATIONS: usize = MAX_PREVIOUS;
+/// How many current connections are remembered, and how long. Changes of this process end that at once.
+const REMEMBERED: usize = 1000;
+const REMEMBERED_FOR: Duration = Duration::from_secs(1);
 
 /// Returns the DID that one of our DIDs has rotated to, or the DID itself.
 ///
@@ -73,5 +83,70 @@ pub async fn current_connection(
             }
             _ => return Ok(CurrentConnection { own_did, peer_did, connection }),
         }
+    }
+}
+
+/// Finds current connections for a series of messages, without a request to the store for each.
+pub struct CurrentConnections {
+    store: Arc<SealedStore>,
+    recent: Cache<String, Recent>,
+}
+
+/// A current connection that was read.
+#[derive(Clone)]
+struct Recent {
+    read: Instant,
+    /// [`SealedStore::connection_changes`] before it was read.
+    changes: u64,
+    current: Arc<CurrentConnection>,
+}
+
+impl CurrentConnections {
+    pub fn new(store: Arc<SealedStore>) -> Self {
+        Self { store, recent: Cache::new(REMEMBERED) }
+    }
+
+    /// Like [`current_connection`]. What another process has changed is seen within a second.
+    ///
+    /// # Errors
+    /// The errors of [`current_own_did`].
+    pub async fn find(&self, own_did: &str, peer_did: &str) -> Result<Arc<CurrentConnection>, StoreError> {
+        let name = Connection::key(own_did, peer_did);
+        let changes = self.store.connection_changes();
+        let is_valid = |recent: &Recent| recent.changes == changes && recent.read.elapsed() < REMEMBERED_FOR;
+        if let Some(recent) = self.recent.get(&name).filter(is_valid) {
+            return Ok(recent.current);
+        }
+        let read = Instant::now();
+        let current = Arc::new(current_connection(&self.store, own_did, peer_did).await?);
+        self.recent.insert(name, Recent { read, changes, current: current.clone() });
+        Ok(current)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::store::{SqliteOptions, SqliteStore};
+
+    #[tokio::test]
+    async fn a_change_is_seen_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = SqliteStore::open(&folder.path().join("store.db"), SqliteOptions::default()).unwrap();
+        let store = Arc::new(SealedStore::with_new_key(Arc::new(inner)));
+        let connections = CurrentConnections::new(store.clone());
+        let (ours, theirs) = ("did:example:us", "did:example:them");
+        let find = || async { connections.find(ours, theirs).await.unwrap() };
+
+        let first = find().await;
+        assert!(first.connection.is_none());
+        assert!(Arc::ptr_eq(&first, &find().await), "it is remembered");
+        let begun = Connection::begun_by_us(ours, theirs, 1);
+        assert!(store.put(&Connection::key(ours, theirs), &begun, 0).await.unwrap());
+        assert_eq!(find().await.connection.as_ref(), Some(&begun));
+        let rotation = OwnRotation { to: "did:example:new".to_owned(), time: 1, until: 2 };
+        assert!(store.put(ours, &rotation, 0).await.unwrap());
+        let moved = find().await;
+        assert_eq!((&*moved.own_did, moved.connection.is_none()), ("did:example:new", true));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
         sealed_store::SealedStore,
         store::{
             error::StoreError,
-            types::{Change, Commit, CommitOutcome, Stranger},
+            types::{Change, Commit, CommitOutcome, OWN_ROTATION_KIND, Stranger},
         },
     },
     did::{Document, ResolveError, Resolver},
@@ -42,7 +42,7 @@ pub struct OwnRotation {
 }
 
 impl RecordType for OwnRotation {
-    const KIND: &'static str = "rotated";
+    const KIND: &'static str = OWN_ROTATION_KIND;
 }
 
 /// The result of a rotation of one of our DIDs.

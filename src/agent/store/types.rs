@@ -127,6 +127,8 @@ pub struct PendingEnvelope {
 pub const CONNECTION_KIND: &str = "connection";
 /// The kind of the records of peers' rotations. Their key is that of the connection with the peer's old DID.
 pub const PEER_ROTATION_KIND: &str = "moved";
+/// The kind of the records of our own rotations. Their key is our old DID.
+pub const OWN_ROTATION_KIND: &str = "rotated";
 
 /// The revision of a record that is written without having been read.
 pub const UNREAD: i64 = -1;
@@ -205,6 +207,37 @@ pub enum Change {
         /// The record's key.
         key: String,
     },
+}
+
+impl Change {
+    /// Whether the change may alter a connection or a rotation. What is remembered of a stranger may take the place of another
+    /// stranger's connection.
+    pub fn alters_connections(&self) -> bool {
+        match self {
+            Self::Put(Record { kind, .. }) | Self::Delete { kind, .. } => {
+                [CONNECTION_KIND, PEER_ROTATION_KIND, OWN_ROTATION_KIND].contains(&kind.as_str())
+            }
+            Self::Remember(_) => true,
+            Self::Deliver(_) | Self::Send(_) | Self::Keep(_) | Self::Event(_) => false,
+        }
+    }
+
+    /// Copies the deliveries and the messages to send, without their sealed content, which may be large, and the events.
+    pub fn copy_without_content(changes: &mut [Self]) -> Vec<Self> {
+        fn copy<T: Clone>(value: &mut T, sealed: fn(&mut T) -> &mut Option<Vec<u8>>) -> T {
+            let content = sealed(value).take();
+            let copy = value.clone();
+            *sealed(value) = content;
+            copy
+        }
+        let copies = changes.iter_mut().filter_map(|change| match change {
+            Self::Deliver(delivery) => Some(Self::Deliver(copy(delivery, |it| &mut it.sealed))),
+            Self::Send(entry) => Some(Self::Send(copy(entry, |it| &mut it.sealed))),
+            Self::Event(event) => Some(Self::Event(event.clone())),
+            _ => None,
+        });
+        copies.collect()
+    }
 }
 
 /// The result of a commit.
