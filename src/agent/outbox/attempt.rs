@@ -63,7 +63,8 @@ struct Tried {
 }
 
 impl Outbox {
-    /// Tries to send one message once. `failures` is the number of failures in a row if this attempt fails.
+    /// Tries to send one message once. The caller records that it was sent; other outcomes are recorded here. `failures` is the
+    /// number of failures in a row if this attempt fails.
     pub(super) async fn attempt(&self, entry: &OutboxEntry, failures: u32, shutdown: &CancellationToken) -> Attempt {
         let begun = now();
         if begun >= entry.expires {
@@ -72,10 +73,7 @@ impl Outbox {
         }
         let span = tracing::info_span!(target: SPAN_TARGET, "send", message = entry.message, tries = entry.tries);
         let unsent = match self.send(entry, shutdown).instrument(span).await {
-            Ok(()) => {
-                self.record_outcome(entry, SendOutcome::Sent(now()), shutdown).await;
-                return Attempt::Concluded;
-            }
+            Ok(()) => return Attempt::Sent(now()),
             Err(unsent) => unsent,
         };
         // Full jitter: any time up to a maximum that doubles with each failure.
@@ -293,7 +291,7 @@ impl Outbox {
     /// Records the outcome of an attempt. Retries until the store accepts the outcome, because a lost outcome makes the
     /// agent send the message twice. An outcome is lost only if the agent ends while its disk is full. Then the
     /// receiver recognizes the message id and ignores the second copy.
-    async fn record_outcome(&self, entry: &OutboxEntry, outcome: SendOutcome, shutdown: &CancellationToken) {
+    pub(super) async fn record_outcome(&self, entry: &OutboxEntry, outcome: SendOutcome, shutdown: &CancellationToken) {
         let result = match outcome {
             SendOutcome::Sent(_) => "sent",
             SendOutcome::Later(..) => "later",

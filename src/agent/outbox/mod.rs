@@ -2,7 +2,8 @@
 //!
 //! Each peer with waiting messages has a task of its own, so an unreachable peer delays no other (`peer_task.rs`). A
 //! message whose token is away delays no message from another DID of ours. The tasks of peers with waiting messages start
-//! once a token has unlocked the store. Later, a message to a peer without a task starts one.
+//! once a token has unlocked the store. Later, a message to a peer without a task starts one. A task does not wait until the
+//! store has recorded that a message was sent (`unrecorded.rs`).
 //!
 //! An attempt (`attempt.rs`) tries the routes of the peer's document in turn. A message is packed, which takes an operation
 //! with a private key, only for a server that accepts the connection or has accepted a message before. Each server may
@@ -23,6 +24,7 @@ mod peer_task;
 mod reply_rate;
 mod state;
 mod transport;
+mod unrecorded;
 mod waits;
 mod wakeups;
 

@@ -1,13 +1,23 @@
 //! The tasks of the outbox: one for each peer, which sends its messages and pauses while the peer is unreachable.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use futures_util::{FutureExt, future::join_all};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     state::Outbox,
+    unrecorded::Unrecorded,
     waits::{Pause, Waits},
     wakeups::TaskSignals,
 };
@@ -22,10 +32,14 @@ use crate::agent::{
 /// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// The message was sent, or will never be sent.
+    /// The message was sent at this time, which is not recorded yet.
+    Sent(Millis),
+    /// The message will never be sent.
     Concluded,
     /// The message was not tried: the store is unavailable, or the agent shuts down.
     Deferred,
+    /// The message was not tried, because of what became of one before it.
+    Passed,
     /// No token can pack messages from the message's sender, for this reason. They wait for this long or until a key
     /// changes, and messages from other senders do not.
     TokenAway(Duration, String),
@@ -54,6 +68,13 @@ pub(super) const TOKEN_PAUSE: Duration = Duration::from_secs(5);
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the task waits after a panic.
 const PANIC_PAUSE: Duration = Duration::from_secs(5);
+/// How many messages of a peer are read at once, if those before were small. Fewer are sent at once.
+const READ_AHEAD: usize = 16;
+/// The largest of small messages, in bytes.
+const SMALL: usize = 64 * 1024;
+/// The messages of a peer that are sent, but not yet recorded as sent. A receiver gets so many twice, at most, if the agent ends
+/// before.
+const MAX_UNRECORDED: usize = 16;
 /// The most messages that are left out because they failed, and because they are postponed. Leaving them out keeps one
 /// message from blocking the others.
 const MAX_LEFT_OUT: usize = 100;
@@ -93,10 +114,11 @@ impl Outbox {
     /// Serves a peer until no message waits for it. A task that panics begins again, since otherwise nothing would be sent
     /// to the peer until a restart.
     async fn keep_serving(self: Arc<Self>, peer: String, signals: Arc<TaskSignals>, shutdown: CancellationToken) {
+        let mut unrecorded = Unrecorded::default();
         loop {
-            let serving = self.serve_peer(&peer, &signals, &shutdown);
+            let serving = self.serve_peer(&peer, &signals, &mut unrecorded, &shutdown);
             if AssertUnwindSafe(serving).catch_unwind().await.is_ok() {
-                return;
+                return unrecorded.shrink_to(0).await;
             }
             tracing::error!(peer, "outbox task panicked, and begins again");
             tokio::select! {
@@ -106,23 +128,37 @@ impl Outbox {
         }
     }
 
-    async fn serve_peer(&self, peer: &str, signals: &TaskSignals, shutdown: &CancellationToken) {
+    async fn serve_peer(
+        self: &Arc<Self>,
+        peer: &str,
+        signals: &TaskSignals,
+        unrecorded: &mut Unrecorded,
+        shutdown: &CancellationToken,
+    ) {
         // How many times in a row the peer was unreachable.
         let mut failures: u32 = 0;
         let mut left_out = LeftOut::default();
+        // Whether the store has no other message for the peer, unless the task is woken.
+        let mut is_drained = false;
+        let mut read_ahead = self.parts.options.concurrent_per_peer;
         // Why messages wait for a token, as it was logged: once, and not for each message and each attempt.
         let mut logged_wait = None;
         while !shutdown.is_cancelled() {
             left_out.forget_due();
             signals.show(left_out.waits());
-            let limit = if failures == 0 { self.parts.options.concurrent_per_peer } else { 1 };
-            let batch = match self.next_batch(peer, &left_out, limit, signals).await {
-                Ok(batch) => batch,
-                Err(error) => {
-                    tracing::warn!(%error, "outbox not read");
-                    self.pause(STORE_PAUSE, peer, &mut left_out, signals, shutdown).await;
-                    continue;
-                }
+            unrecorded.shrink_to(MAX_UNRECORDED).await;
+            let limit = if failures == 0 { read_ahead } else { 1 };
+            let (is_woken, was_drained) = (signals.take_wakeup(), std::mem::take(&mut is_drained));
+            let (batch, is_rest) = match was_drained && !is_woken {
+                true => (Vec::new(), true),
+                false => match self.next_batch(peer, &left_out, unrecorded.ids(), limit, signals).await {
+                    Ok(batch) => batch,
+                    Err(error) => {
+                        tracing::warn!(%error, "outbox not read");
+                        self.pause(STORE_PAUSE, peer, &mut left_out, signals, shutdown).await;
+                        continue;
+                    }
+                },
             };
             if batch.is_empty() && !left_out.failed.is_empty() {
                 left_out.failed.clear();
@@ -130,17 +166,27 @@ impl Outbox {
             }
             if batch.is_empty() {
                 match left_out.next_due() {
-                    None => return self.end_task(peer).await,
+                    None if unrecorded.is_empty() && self.parts.wakeups.remove(peer) => return,
+                    None => tokio::select! {
+                        () = unrecorded.shrink_to(0) => is_drained = true,
+                        () = signals.wakeup.notified() => {}
+                    },
                     Some(due) => self.wait_until(due, &mut left_out, signals, shutdown).await,
                 }
                 continue;
             }
-            let attempts = join_all(batch.iter().map(|entry| self.attempt(entry, failures + 1, shutdown))).await;
-            let (mut any_concluded, mut is_deferred) = (false, false);
+            read_ahead = self.read_ahead(&batch);
+            let (mut any_concluded, mut is_deferred, mut is_passed) = (false, false, false);
             let mut unavailable: Option<(Duration, String)> = None;
-            for (entry, attempt) in batch.into_iter().zip(attempts) {
+            let mut attempts = pin!(self.attempt_all(batch, failures + 1, signals, shutdown));
+            while let Some((entry, attempt)) = attempts.next().await {
                 match attempt {
+                    Attempt::Sent(time) => {
+                        (any_concluded, logged_wait) = (true, None);
+                        unrecorded.record(self, entry, time, shutdown);
+                    }
                     Attempt::Concluded => (any_concluded, logged_wait) = (true, None),
+                    Attempt::Passed => is_passed = true,
                     Attempt::Deferred => is_deferred = true,
                     Attempt::TokenAway(pause, problem) => {
                         if logged_wait.as_ref() != Some(&problem) {
@@ -173,6 +219,7 @@ impl Outbox {
                 None if any_concluded => {
                     failures = 0;
                     left_out.peer = None;
+                    is_drained = is_rest && !is_passed && left_out.is_empty();
                     left_out.failed.clear();
                 }
                 // Messages are tried early.
@@ -184,26 +231,34 @@ impl Outbox {
         }
     }
 
-    /// Returns the messages to try next: those that are requested, else the oldest that are not left out.
+    /// Returns the messages to try next: those that are requested, else the oldest that are not left out. Also whether the store
+    /// has no others that are not left out.
     async fn next_batch(
         &self,
         peer: &str,
         left_out: &LeftOut,
+        unrecorded: &HashSet<String>,
         limit: usize,
         signals: &TaskSignals,
-    ) -> Result<Vec<OutboxEntry>, StoreError> {
+    ) -> Result<(Vec<OutboxEntry>, bool), StoreError> {
         let store = self.parts.store.inner();
         let mut requested = Vec::new();
         for id in signals.take_requests(self.parts.options.concurrent_per_peer) {
             let entry = store.outbox_entry(&id).await?;
-            requested.extend(entry.filter(|entry| entry.state == SendState::Waiting && entry.peer == peer));
+            let is_waiting = |entry: &OutboxEntry| entry.state == SendState::Waiting && entry.peer == peer;
+            requested.extend(entry.filter(|entry| is_waiting(entry) && !unrecorded.contains(&entry.id)));
         }
         for entry in &requested {
             self.allow_attempt(entry).await;
         }
         match requested.is_empty() {
-            true => store.outbox_entries(peer, &left_out.senders(), &left_out.messages(), limit).await,
-            false => Ok(requested),
+            true => {
+                let except: Vec<_> = left_out.messages().chain(unrecorded).cloned().collect();
+                let batch = store.outbox_entries(peer, &left_out.senders(), &except, limit).await?;
+                let is_rest = batch.len() < limit;
+                Ok((batch, is_rest))
+            }
+            false => Ok((requested, false)),
         }
     }
 
@@ -216,13 +271,40 @@ impl Outbox {
         }
     }
 
-    /// Ends a peer's task. If a message for the peer was added meanwhile, a new task is started.
-    async fn end_task(&self, peer: &str) {
-        self.parts.wakeups.remove(peer);
-        match self.parts.store.inner().outbox_entries(peer, &[], &[], 1).await {
-            Ok(rest) if rest.is_empty() => {}
-            _ => self.parts.wakeups.wake(peer),
-        }
+    /// Tries the messages of a batch, some at once, in their order. Once one of them is not sent, no other is begun: the peer or
+    /// a token is away.
+    fn attempt_all<'a>(
+        &'a self,
+        batch: Vec<OutboxEntry>,
+        failures: u32,
+        signals: &'a TaskSignals,
+        shutdown: &'a CancellationToken,
+    ) -> impl Stream<Item = (OutboxEntry, Attempt)> + 'a {
+        let at_once = self.parts.options.concurrent_per_peer;
+        let any_unsent = Arc::new(AtomicBool::new(false));
+        let attempt = move |(number, entry): (usize, OutboxEntry)| {
+            let any_unsent = any_unsent.clone();
+            async move {
+                let is_over =
+                    || any_unsent.load(Ordering::Relaxed) || shutdown.is_cancelled() || signals.has_requests();
+                if number >= at_once && is_over() {
+                    return (entry, Attempt::Passed);
+                }
+                let attempt = self.attempt(&entry, failures, shutdown).await;
+                if !matches!(attempt, Attempt::Sent(_) | Attempt::Concluded) {
+                    any_unsent.store(true, Ordering::Relaxed);
+                }
+                (entry, attempt)
+            }
+        };
+        stream::iter(batch.into_iter().enumerate()).map(attempt).buffer_unordered(at_once)
+    }
+
+    /// How many messages to read next: more than are sent at once, unless they may fill the memory.
+    fn read_ahead(&self, batch: &[OutboxEntry]) -> usize {
+        let is_small = |entry: &OutboxEntry| entry.sealed.as_ref().is_none_or(|sealed| sealed.len() <= SMALL);
+        let at_once = self.parts.options.concurrent_per_peer;
+        if batch.iter().all(is_small) { at_once.max(READ_AHEAD) } else { at_once }
     }
 
     /// Waits until the pause is over. A wakeup announces a new message, a new return route or a request to try a message;
@@ -306,8 +388,12 @@ impl LeftOut {
         self.senders.iter().map(|(sender, ..)| sender.clone()).collect()
     }
 
-    fn messages(&self) -> Vec<String> {
-        self.failed.iter().chain(self.postponed.iter().map(|(message, _)| message)).cloned().collect()
+    fn messages(&self) -> impl Iterator<Item = &String> {
+        self.failed.iter().chain(self.postponed.iter().map(|(message, _)| message))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.failed.is_empty() && self.senders.is_empty() && self.postponed.is_empty()
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 
 use super::waits::Waits;
@@ -104,9 +105,14 @@ impl PeerWakeups {
         self.added.notified().await;
     }
 
-    /// Forgets the task of a peer, because the task ends.
-    pub(super) fn remove(&self, peer: &str) {
-        self.tasks().remove(peer);
+    /// Forgets the task of a peer, because the task ends. Returns false if the task was woken meanwhile: then it goes on.
+    pub(super) fn remove(&self, peer: &str) -> bool {
+        let mut tasks = self.tasks();
+        let is_woken = tasks.get(peer).is_some_and(|task| task.take_wakeup());
+        if !is_woken {
+            tasks.remove(peer);
+        }
+        !is_woken
     }
 
     fn tasks(&self) -> MutexGuard<'_, HashMap<String, Arc<TaskSignals>>> {
@@ -122,6 +128,11 @@ impl TaskSignals {
         }
         drop(requested);
         self.wakeup.notify_one();
+    }
+
+    /// Whether the task was woken since the last call, or since it waited for that.
+    pub fn take_wakeup(&self) -> bool {
+        self.wakeup.notified().now_or_never().is_some()
     }
 
     /// Whether messages are to be tried now.
@@ -143,5 +154,24 @@ impl TaskSignals {
 
     fn requested(&self) -> MutexGuard<'_, Vec<String>> {
         self.requested.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_is_woken_does_not_end() {
+        let wakeups = PeerWakeups::default();
+        wakeups.wake("alice");
+        let started = wakeups.take_new();
+        let [(_, signals)] = &*started else { panic!("one task") };
+        assert!(!signals.take_wakeup());
+        wakeups.wake("alice");
+        assert!(!wakeups.remove("alice") && wakeups.has_task("alice"));
+        assert!(wakeups.remove("alice") && !wakeups.has_task("alice"));
+        wakeups.wake("alice");
+        assert_eq!(wakeups.take_new().len(), 1, "the message that came after the end has a new task");
     }
 }
