@@ -7,6 +7,7 @@ use tokio::sync::{broadcast, watch};
 use super::{
     agent::{Agent, ReloadDocuments},
     blocked_peers::BlockedPeers,
+    committer::CommitListener,
     event::Event,
     inbox::{Inbox, InboxParts},
     instrumented_secrets::InstrumentedSecrets,
@@ -21,7 +22,7 @@ use super::{
     protocol::{self, Features, InvalidPiuri, Protocol, Registry},
     return_routes::ReturnRoutes,
     rotation::own::OwnRotations,
-    sealed_store::{CommitListener, SealedStore},
+    sealed_store::SealedStore,
     store::{Change, Store},
     token_report::ReadTokenStates,
 };

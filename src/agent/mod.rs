@@ -12,6 +12,7 @@ mod builder;
 mod caller_id;
 mod canonical_did;
 mod clock;
+mod committer;
 mod contacts;
 mod error;
 mod event;

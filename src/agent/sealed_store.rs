@@ -1,12 +1,6 @@
 //! The store with encryption: callers read and write plaintext, and the store holds ciphertext.
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -16,6 +10,7 @@ use tokio::sync::watch;
 use super::{
     canonical_did::canonical_did,
     clock::{Millis, now, seconds_to_millis},
+    committer::{CommitListener, Committer},
     outgoing_message::OutgoingMessage,
     own_dids::OwnDids,
     protocol::{Effect, Received, RecordReader, RecordType},
@@ -39,17 +34,12 @@ const STORE_KEY: &str = "1";
 /// How many times the wrapped store key is changed if another task changes it meanwhile.
 const MAX_ATTEMPTS: usize = 10;
 
-/// The function that is called after each successful commit with its deliveries and its messages to send, without their
-/// sealed content, and its events.
-pub type CommitListener = Box<dyn Fn(&[Change]) + Send + Sync>;
-
 /// A store, and the key that its content is sealed under. A token unwraps the key.
 pub struct SealedStore {
     inner: Arc<dyn Store>,
     key: watch::Sender<Option<StoreKey>>,
-    on_commit: CommitListener,
+    committer: Arc<Committer>,
     recorded_events: RecordedEvents,
-    connection_changes: AtomicU64,
 }
 
 /// The content of a delivery.
@@ -72,7 +62,8 @@ impl SealedStore {
     /// Wraps a store. The result is sealed until [`SealedStore::unlock`].
     pub fn new(inner: Arc<dyn Store>, on_commit: CommitListener) -> Self {
         let (key, recorded_events) = (watch::Sender::new(None), RecordedEvents::default());
-        Self { inner, key, on_commit, recorded_events, connection_changes: AtomicU64::new(0) }
+        let committer = Arc::new(Committer::new(inner.clone(), on_commit));
+        Self { inner, key, committer, recorded_events }
     }
 
     /// The kinds of events that are recorded: none at first.
@@ -189,32 +180,22 @@ impl SealedStore {
         self.commit_changes(vec![put]).await.map_err(|error| error.to_string())
     }
 
-    /// Commits, and tells the listener about the deliveries and the messages to send, without their content, and the events.
+    /// Commits, and tells the listener what was committed ([`Committer::commit`]).
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
-    pub async fn commit(&self, mut commit: Commit) -> Result<CommitOutcome, StoreError> {
-        let changes = Change::copy_without_content(&mut commit.changes);
-        let alters_connections = commit.changes.iter().any(Change::alters_connections);
-        let outcome = self.inner.commit(commit).await;
-        if alters_connections {
-            self.connection_changes.fetch_add(1, Ordering::SeqCst);
-        }
-        let outcome = outcome?;
-        if outcome == CommitOutcome::Committed {
-            (self.on_commit)(&changes);
-        }
-        Ok(outcome)
+    pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
+        self.committer.commit(commit).await
     }
 
     /// How many commits of this process may have changed connections or rotations.
     pub fn connection_changes(&self) -> u64 {
-        self.connection_changes.load(Ordering::SeqCst)
+        self.committer.connection_changes()
     }
 
     /// Tells the listener about changes that were made without [`SealedStore::commit`].
     pub fn tell(&self, changes: &[Change]) {
-        (self.on_commit)(changes);
+        self.committer.tell(changes);
     }
 
     /// Commits changes that belong together.
