@@ -231,6 +231,14 @@ impl<'a> Session<'a> {
             Frame::Message(message) => self.handle(*message).await?,
             Frame::Passed { is_new } => is_new,
         };
+        self.count_idle(is_new)
+    }
+
+    /// Counts a frame that the mediator has sent without a request.
+    ///
+    /// # Errors
+    /// If too many in a row bring nothing new.
+    fn count_idle(&mut self, is_new: bool) -> Result<(), MediationError> {
         self.idle_frames = if is_new { 0 } else { self.idle_frames + 1 };
         if self.idle_frames > MAX_IDLE_FRAMES {
             let reason = format!("it has sent {MAX_IDLE_FRAMES} messages in a row that bring nothing new");
@@ -323,7 +331,12 @@ impl<'a> Session<'a> {
                     patience.limit(NAMED_ANSWER_TIMEOUT);
                 }
                 Relation::Unnamed | Relation::None => {
-                    self.handle(message).await?;
+                    // A status may answer one of many acknowledgements.
+                    let is_delivery = name(&message) == "delivery";
+                    let is_new = self.handle(message).await?;
+                    if is_delivery {
+                        self.count_idle(is_new)?;
+                    }
                 }
             }
         }
@@ -351,8 +364,9 @@ impl<'a> Session<'a> {
         while let Some(frame) = patience.wait(self.exchange.receive()).await
             && let Some(frame) = frame?
         {
-            if let Frame::Message(message) = self.exchange.unpack_or_forward(frame, self.protocols(), true).await? {
-                return Ok(Some(*message));
+            match self.exchange.unpack_or_forward(frame, self.protocols(), true).await? {
+                Frame::Message(message) => return Ok(Some(*message)),
+                Frame::Passed { is_new } => self.count_idle(is_new)?,
             }
         }
         Ok(None)
