@@ -10,12 +10,14 @@
 mod backend;
 pub(in crate::agent) mod error;
 pub(in crate::agent) mod event;
+mod limits;
 mod sqlite;
 pub(in crate::agent) mod types;
 
 pub use backend::Store;
 pub use error::StoreError;
 pub use event::{NewEvent, StoredEvent};
+pub use limits::StoreLimits;
 pub use sqlite::{SqliteOptions, SqliteStore, backup, restore};
 pub use types::{
     Attribution, Change, Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope,
