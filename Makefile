@@ -23,7 +23,7 @@ optimised = $(foreach package,claviger claviger-fault-module cryptoki tokio,--co
 # The tests make their own tokens, and need only the paths of the modules. Each variable is assigned before it is exported,
 # because `export NAME=$(...)` would hide that the command failed.
 define modules
-softhsm/install kryoptic devices yubikey browser
+softhsm/install kryoptic devices yubikey postgres browser
 CLAVIGER_TEST_SOFTHSM=$$(softhsm/module)
 CLAVIGER_TEST_KRYOPTIC=$$(tests/kryoptic/build)
 CLAVIGER_TEST_TPM2=$$(softhsm/module tpm2)

@@ -57,6 +57,7 @@
 //! | `http` | | `net`: HTTPS for `did:web` and `did:webvh`; limits time and size, refuses private addresses | |
 //! | `keeper` | | `secrets::keeper`: the tokens in their own process; `process`: hardening | Linux for the sandbox |
 //! | `agent` | | `agent`: the daemon as a library, with SQLite, HTTP and WebSocket; implies `http` and `keeper` | |
+//! | `postgres` | | `agent::store::PostgresStore`, beside the store in SQLite; implies `agent` | PostgreSQL 15 or newer |
 //! | `exact-numbers` | | numbers in messages keep all their digits; changes `serde_json` in your whole program | |
 //! | `cli` | | the program `claviger`; implies `agent`, `pkcs11` and `exact-numbers` | |
 //! | `otel` | | OpenTelemetry spans of the daemon; implies `cli` | |

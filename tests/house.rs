@@ -94,7 +94,8 @@ fn base64_is_read_in_one_file_only() {
 /// Only the daemon, the HTTP client and the command line name a database, a transport or a web library.
 #[test]
 fn the_network_and_the_store_are_named_by_the_daemon_only() {
-    let crates = ["rusqlite", "axum", "hyper", "hyper_util", "rustls", "tokio_rustls", "tokio_tungstenite"];
+    let crates =
+        ["rusqlite", "tokio_postgres", "axum", "hyper", "hyper_util", "rustls", "tokio_rustls", "tokio_tungstenite"];
     let crates = crates.map(Word::Crate).into_iter();
     let words = crates.chain(["TcpStream", "TcpListener", "prometheus_client"].map(Word::Tokens));
     let except = &["agent/", "net/", "cli/"];

@@ -7,6 +7,10 @@ mod webvh_logs;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "postgres")]
+#[path = "../support/postgres.rs"]
+mod postgres_server;
+
 mod arrivals;
 mod net;
 mod panics;

@@ -1,8 +1,8 @@
 //! The store keeps what must outlive the process: received messages, messages to send, and records.
 //!
-//! [`Store`] is the trait, and [`SqliteStore`] an implementation that needs no other service. Every method that changes
-//! something returns after the change is *durable*. The 202 to a peer, the acknowledgement to a mediator and the answer
-//! to an application rely on that.
+//! [`Store`] is the trait, and [`SqliteStore`] an implementation that needs no other service. With the feature `postgres`,
+//! `PostgresStore` keeps the same in a database of PostgreSQL. Every method that changes something returns after the change
+//! is *durable*. The 202 to a peer, the acknowledgement to a mediator and the answer to an application rely on that.
 //!
 //! The store sees bytes: plaintext is sealed before it is stored. Only the columns that the store searches by are in
 //! the clear: DIDs, message ids, threads, types and times.
@@ -11,6 +11,8 @@ mod backend;
 pub(in crate::agent) mod error;
 pub(in crate::agent) mod event;
 mod limits;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod sqlite;
 pub(in crate::agent) mod types;
 
@@ -18,6 +20,8 @@ pub use backend::Store;
 pub use error::StoreError;
 pub use event::{NewEvent, StoredEvent};
 pub use limits::StoreLimits;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore, backup, restore};
 pub use types::{
     Attribution, Change, Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope,

@@ -1,4 +1,4 @@
-//! The store: the suite of the trait for each backend, and tests of the SQLite backend.
+//! The store: the suite of the trait for each backend, and tests of each backend alone.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use claviger::agent::store::{SqliteOptions, SqliteStore, Store};
+use claviger::agent::store::{SqliteOptions, SqliteStore, Store, StoreLimits};
 use tempfile::TempDir;
 
 mod backups;
@@ -18,6 +18,8 @@ mod events;
 mod fixtures;
 mod messages;
 mod model;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod quotas;
 mod records;
 mod retention;
@@ -28,7 +30,7 @@ mod suite;
 use suite::{Limits, StoreLocation};
 
 mod sqlite {
-    crate::suite!(crate::store::SqliteLocation::new);
+    crate::suite!(crate::store::SqliteLocation::some);
 }
 
 /// A temporary folder with a store.
@@ -39,6 +41,10 @@ impl SqliteLocation {
         Self(tempfile::tempdir().expect("a folder for temporary files"))
     }
 
+    fn some() -> Option<Self> {
+        Some(Self::new())
+    }
+
     fn path(&self) -> PathBuf {
         self.0.path().join("store.db")
     }
@@ -47,26 +53,30 @@ impl SqliteLocation {
 #[async_trait]
 impl StoreLocation for SqliteLocation {
     async fn open(&self, limits: Limits) -> Arc<dyn Store> {
-        let limits = SqliteOptions {
-            max_envelope_bytes: limits.envelope_bytes,
-            max_envelopes_for: limits.envelopes_for,
-            known_peer_percent: limits.known_peer_percent,
-            max_envelope_bytes_for: limits.envelope_bytes_for,
-            max_unread_bytes: limits.unread_bytes,
-            max_unread_from: limits.unread_from,
-            max_unread_bytes_from: limits.unread_bytes_from,
-            max_replies_to: limits.replies_to,
-            max_stranger_bytes: limits.stranger_bytes,
-            max_stranger_marks: limits.stranger_marks,
-            max_stranger_unread: limits.stranger_unread,
-            max_stranger_unread_bytes: limits.stranger_unread_bytes,
-            max_events: limits.events,
-            ..SqliteOptions::default()
-        };
-        Arc::new(open(&self.path(), limits))
+        Arc::new(open(&self.path(), store_limits(limits)))
     }
 }
 
 fn open(path: &Path, options: SqliteOptions) -> SqliteStore {
     SqliteStore::open(path, options).expect("the store opens")
+}
+
+/// The limits in the product's type.
+fn store_limits(limits: Limits) -> StoreLimits {
+    StoreLimits {
+        max_envelope_bytes: limits.envelope_bytes,
+        max_envelopes_for: limits.envelopes_for,
+        known_peer_percent: limits.known_peer_percent,
+        max_envelope_bytes_for: limits.envelope_bytes_for,
+        max_unread_bytes: limits.unread_bytes,
+        max_unread_from: limits.unread_from,
+        max_unread_bytes_from: limits.unread_bytes_from,
+        max_replies_to: limits.replies_to,
+        max_stranger_bytes: limits.stranger_bytes,
+        max_stranger_marks: limits.stranger_marks,
+        max_stranger_unread: limits.stranger_unread,
+        max_stranger_unread_bytes: limits.stranger_unread_bytes,
+        max_events: limits.events,
+        ..StoreLimits::default()
+    }
 }

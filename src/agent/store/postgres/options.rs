@@ -1,0 +1,176 @@
+//! Where the server is, and how it is reached.
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use rustls::ClientConfig;
+use tokio_postgres::{
+    Config,
+    config::{Host, SslMode},
+};
+
+use super::tls::Tls;
+use crate::agent::store::error::StoreError;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this time without an acknowledgement by the server's machine, the connection counts as lost.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+
+/// A database in PostgreSQL.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    config: Config,
+    /// `None`: the connection is not encrypted.
+    tls: Option<Tls>,
+    name: String,
+}
+
+impl PostgresOptions {
+    /// Reads a URL, `postgres://USER@HOST:PORT/DATABASE?PARAMETER=VALUE&...`, with the parameters of libpq that the crate
+    /// `tokio-postgres` knows; `host=/run/postgresql` as a parameter is a Unix socket. The URL has no password: see
+    /// [`with_password`](Self::with_password).
+    ///
+    /// The parameter `sslmode` is
+    /// - `verify-full`: TLS, with a certificate for the host by an authority that `tls` trusts. This is the default, unless
+    ///   each host is a loopback address, `localhost` or a Unix socket;
+    /// - `require`: the same. (With libpq this accepts any certificate, and so whoever has put a machine in between);
+    /// - `disable`: no TLS. Whoever sees the connection sees DIDs, types and times of messages, but no content, and can take
+    ///   the session over. This is the default for this machine.
+    ///
+    /// The others of libpq (`allow`, `prefer`, `verify-ca`) are refused: they fall back to less.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] if the URL is wrong. The error does not quote the URL.
+    pub fn from_url(url: &str, tls: &ClientConfig) -> Result<Self, StoreError> {
+        let wrong = |why: &str| StoreError::Unusable(format!("has a wrong URL: {why}"));
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(wrong("it begins with postgres://"));
+        }
+        let (url, mode) = without_mode(url);
+        // The error may quote a part of the URL.
+        let mut config: Config = url.parse().map_err(|_| wrong("use postgres://USER@HOST:PORT/DATABASE"))?;
+        if config.get_password().is_some() {
+            return Err(wrong(
+                "a password in it would be in logs and lists of processes: give the password on its own",
+            ));
+        }
+        let (Some(database), false) = (config.get_dbname(), config.get_hosts().is_empty()) else {
+            return Err(wrong("it names a host and a database"));
+        };
+        let hosts: Vec<_> = config.get_hosts().iter().map(name_of).collect();
+        let name = format!("{database} at {}", hosts.join(", "));
+        let is_local =
+            config.get_hosts().iter().all(is_local) && config.get_hostaddrs().iter().all(IpAddr::is_loopback);
+        let is_encrypted = match mode.as_deref() {
+            None => !is_local,
+            Some("disable") => false,
+            Some("require" | "verify-full") => true,
+            Some(_) => return Err(wrong("sslmode is verify-full, require or disable")),
+        };
+        config.ssl_mode(if is_encrypted { SslMode::Require } else { SslMode::Disable });
+        config.application_name("claviger").connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(UNACKNOWLEDGED);
+        config.keepalives_idle(UNACKNOWLEDGED);
+        let mut tls = tls.clone();
+        // The name of the protocol since PostgreSQL 17.
+        tls.alpn_protocols = vec![b"postgresql".to_vec()];
+        Ok(Self { config, tls: is_encrypted.then(|| Tls::new(Arc::new(tls))), name })
+    }
+
+    /// The same database, with the password of the user.
+    pub fn with_password(mut self, password: impl AsRef<[u8]>) -> Self {
+        self.config.password(password);
+        self
+    }
+
+    /// The names of the database and of the server, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the connection is encrypted, and the server proved.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+}
+
+impl fmt::Debug for PostgresOptions {
+    /// Without the password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PostgresOptions").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Takes `sslmode` out of a URL, since the crate knows other values. Of several, the last counts.
+fn without_mode(url: &str) -> (String, Option<String>) {
+    let Some((address, query)) = url.split_once('?') else { return (url.to_owned(), None) };
+    let (modes, others): (Vec<_>, Vec<_>) = query.split('&').partition(|part| part.starts_with("sslmode="));
+    let mode = modes.last().map(|part| part.trim_start_matches("sslmode=").to_owned());
+    (format!("{address}?{}", others.join("&")), mode)
+}
+
+fn name_of(host: &Host) -> String {
+    match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(folder) => folder.display().to_string(),
+    }
+}
+
+fn is_local(host: &Host) -> bool {
+    match host {
+        Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback()),
+        Host::Unix(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(url: &str) -> Result<PostgresOptions, StoreError> {
+        PostgresOptions::from_url(url, &crate::net::client_config(None).unwrap())
+    }
+
+    #[test]
+    fn only_this_machine_is_reached_without_tls() {
+        for (url, is_encrypted) in [
+            ("postgres://agent@db.example/store", true),
+            ("postgres://agent@db.example/store?sslmode=require", true),
+            ("postgres://agent@db.example/store?sslmode=disable", false),
+            ("postgres://agent@localhost,db.example/store", true),
+            ("postgres://agent@localhost/store?hostaddr=192.0.2.1", true),
+            ("postgres://agent@localhost/store", false),
+            ("postgresql://agent@127.0.0.1:5433/store?application_name=x", false),
+            ("postgresql://agent@[::1]/store?sslmode=verify-full", true),
+            ("postgres:///store?host=/run/postgresql&user=agent", false),
+        ] {
+            let options = options(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            assert_eq!(options.is_encrypted(), is_encrypted, "{url}");
+        }
+    }
+
+    #[test]
+    fn wrong_urls_are_refused_without_being_quoted() {
+        for url in [
+            "mysql://agent@db.example/store",
+            "postgres://agent:hunter2@db.example/store",
+            "postgres://agent@db.example/store?password=hunter2",
+            "postgres://agent@db.example/store?hunter2=x",
+            "postgres://agent@db.example/store?sslmode=prefer",
+            "postgres://agent@db.example",
+            "postgres:///store",
+        ] {
+            let error = options(url).expect_err(url);
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+        let debug = format!("{:?}", options("postgres://agent@db.example/store").unwrap().with_password("hunter2"));
+        assert!(debug.contains("store at db.example") && !debug.contains("hunter2"), "{debug}");
+    }
+}

@@ -1,0 +1,276 @@
+//! The one task that writes. All waiting requests share one transaction (group commit).
+//!
+//! Requests of a batch that have no key in common run at the same time: each waits for its own answers of the server, and their
+//! statements follow one another on the connection without a pause. So a batch takes about as many round trips as its longest
+//! request.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use super::{
+    errors::{is_lost, store_error},
+    options::PostgresOptions,
+    ownership::Owned,
+    request::{Keys, WriteRequest},
+    totals::Totals,
+    transaction::Transaction,
+};
+use crate::agent::store::{error::StoreError, limits::StoreLimits};
+
+/// The most requests that share one transaction.
+const BATCH: usize = 256;
+/// How many requests the queue of the writer holds. Further callers wait for room. A request may hold 1 MB.
+pub(super) const QUEUE_LENGTH: usize = 256;
+/// After a failed attempt to connect, requests fail for this long without another attempt.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// How long the outcome of a COMMIT is asked for whose answer was lost.
+const LONGEST_DOUBT: Duration = Duration::from_secs(20);
+
+type Request = Box<dyn WriteRequest>;
+
+/// The writer, and what it holds until it ends.
+pub(super) struct Writer {
+    pub(super) options: PostgresOptions,
+    pub(super) limits: StoreLimits,
+    pub(super) totals: Arc<Totals>,
+    pub(super) commits: Arc<AtomicU64>,
+    /// `None` after a connection was lost.
+    pub(super) owned: Option<Owned>,
+    /// Why and when the last attempt to connect failed.
+    pub(super) failure: Option<(StoreError, Instant)>,
+}
+
+/// Why a batch was not committed.
+enum Failure {
+    /// The connection was lost before the COMMIT was sent: nothing of the batch is in the database.
+    Lost(StoreError),
+    /// Another agent has taken the database.
+    Taken,
+    /// The connection was lost during the COMMIT of the transaction with this number.
+    InDoubt(i64, StoreError),
+    /// The server has refused the transaction. Nothing of the batch is in the database.
+    Refused(StoreError),
+}
+
+impl Writer {
+    /// Serves requests until the queue is closed. Then releases the database.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        let mut requests = Vec::with_capacity(BATCH);
+        while queue.recv_many(&mut requests, BATCH).await > 0 {
+            let committed = self.write(&mut requests).await;
+            for request in requests.drain(..) {
+                request.answer(committed.clone());
+            }
+        }
+        if let Some(owned) = self.owned {
+            owned.release().await;
+        }
+    }
+
+    /// Runs the requests in one transaction. After an error, none of their changes is made. Tries again if the connection was
+    /// lost and nothing is in the database: it may have ended long ago, without anyone noticing.
+    async fn write(&mut self, requests: &mut [Request]) -> Result<(), StoreError> {
+        let mut is_again = false;
+        loop {
+            let error = match self.try_write(requests).await {
+                Ok(()) => break,
+                Err(Failure::Refused(error)) => return Err(error),
+                Err(Failure::Lost(error)) => {
+                    self.owned = None;
+                    error
+                }
+                Err(Failure::Taken) => {
+                    self.owned = None;
+                    self.taken()
+                }
+                Err(Failure::InDoubt(id, error)) => {
+                    self.owned = None;
+                    match self.was_committed(id).await {
+                        Some(true) => break,
+                        Some(false) => error,
+                        None => return Err(error),
+                    }
+                }
+            };
+            if is_again {
+                return Err(error);
+            }
+            is_again = true;
+        }
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn taken(&self) -> StoreError {
+        StoreError::Unavailable(format!("another agent has taken the database {}", self.options.name()))
+    }
+
+    async fn try_write(&mut self, requests: &mut [Request]) -> Result<(), Failure> {
+        self.take().await.map_err(Failure::Refused)?;
+        let Some(owned) = &self.owned else { return Ok(()) };
+        // A request whose changes are to be rolled back is rare, and so is one that meets another one's change.
+        for with_savepoints in [false, true] {
+            if attempt(owned, requests, &self.totals, &self.limits, with_savepoints).await? {
+                return Ok(());
+            }
+        }
+        Err(Failure::Refused(StoreError::Unavailable("the transaction was rolled back".to_owned())))
+    }
+
+    /// Takes the database again if a session was lost.
+    async fn take(&mut self) -> Result<(), StoreError> {
+        if self.owned.as_ref().is_some_and(|owned| !owned.is_lost()) {
+            return Ok(());
+        }
+        // The sessions end before others begin: the lock is free then.
+        self.owned = None;
+        if let Some((error, since)) = &self.failure
+            && since.elapsed() < RECONNECT_PAUSE
+        {
+            return Err(error.clone());
+        }
+        match Owned::take(&self.options, &self.totals).await {
+            Ok(owned) => {
+                tracing::info!(database = self.options.name(), "connected to PostgreSQL again");
+                (self.owned, self.failure) = (Some(owned), None);
+                Ok(())
+            }
+            Err(error) => {
+                let error = if let StoreError::InUse(_) = error { self.taken() } else { error };
+                self.failure = Some((error.clone(), Instant::now()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Finds out whether a transaction was committed whose COMMIT got no answer. Taking the database has waited for its end.
+    async fn was_committed(&mut self, id: i64) -> Option<bool> {
+        let start = Instant::now();
+        while start.elapsed() < LONGEST_DOUBT {
+            if self.take().await.is_ok()
+                && let Some(owned) = &self.owned
+            {
+                match owned.was_committed(id).await {
+                    Ok(was_committed) => return was_committed,
+                    Err(_) => self.owned = None,
+                }
+            }
+            sleep(RECONNECT_PAUSE).await;
+        }
+        None
+    }
+}
+
+/// Runs the requests in one transaction. Returns false if that needs savepoints; then nothing is committed.
+async fn attempt(
+    owned: &Owned,
+    requests: &mut [Request],
+    totals: &Totals,
+    limits: &StoreLimits,
+    with_savepoints: bool,
+) -> Result<bool, Failure> {
+    let lost = |error| match is_lost(&error) || owned.is_lost() {
+        true => Failure::Lost(store_error(error)),
+        false => Failure::Refused(store_error(error)),
+    };
+    let id = match owned.begin().await {
+        Ok(Some(id)) => id,
+        Ok(None) => {
+            let _ = owned.session.run("ROLLBACK").await;
+            return Err(Failure::Taken);
+        }
+        Err(error) => {
+            // The transaction may have begun before the error.
+            let _ = owned.session.run("ROLLBACK").await;
+            return Err(lost(error));
+        }
+    };
+    let transaction = Transaction::new(&owned.session, totals, limits);
+    let worked = match with_savepoints {
+        true => one_by_one(&transaction, requests).await.map(|()| true),
+        false => Ok(at_once(&transaction, requests).await),
+    };
+    if transaction.is_lost() {
+        return Err(Failure::Lost(StoreError::Unavailable("the connection to PostgreSQL was lost".to_owned())));
+    }
+    let error = match worked {
+        Ok(true) if !transaction.has_failed() => match owned.session.run("COMMIT").await {
+            Ok(()) => {
+                totals.commit(transaction.changes());
+                return Ok(true);
+            }
+            Err(error) if is_lost(&error) || owned.session.is_closed() => {
+                return Err(Failure::InDoubt(id, store_error(error)));
+            }
+            Err(error) => Some(error),
+        },
+        Ok(_) => None,
+        Err(error) => Some(error),
+    };
+    let rolled_back = owned.session.run("ROLLBACK").await;
+    match error {
+        Some(error) => Err(lost(error)),
+        None => rolled_back.map(|()| false).map_err(lost),
+    }
+}
+
+/// Runs requests at the same time that have no key in common, and the others one after another. Returns false if some
+/// changes must be rolled back.
+async fn at_once(transaction: &Transaction<'_>, requests: &mut [Request]) -> bool {
+    let mut rest = requests;
+    while !rest.is_empty() {
+        let (wave, others) = rest.split_at_mut(wave_length(rest));
+        let work = wave.iter_mut().map(|request| async {
+            let db = transaction.request();
+            request.work(&db).await || !db.has_changed()
+        });
+        if !join_all(work).await.into_iter().all(|is_right| is_right) || transaction.has_failed() {
+            return false;
+        }
+        rest = others;
+    }
+    true
+}
+
+/// How many of the requests, from the first on, have no key in common; at least one.
+fn wave_length(requests: &[Request]) -> usize {
+    let mut taken: HashSet<u64> = HashSet::new();
+    for (length, request) in requests.iter().enumerate() {
+        let Keys::Some(keys) = request.keys() else { return length.max(1) };
+        if keys.iter().any(|key| taken.contains(key)) {
+            return length;
+        }
+        taken.extend(keys);
+    }
+    requests.len()
+}
+
+/// Runs the requests one after another, each in a savepoint.
+async fn one_by_one(transaction: &Transaction<'_>, requests: &mut [Request]) -> Result<(), tokio_postgres::Error> {
+    for request in requests {
+        let changes = transaction.changes();
+        transaction.run("SAVEPOINT request").await?;
+        let keep = request.work(&transaction.request()).await;
+        if transaction.is_lost() {
+            return Ok(());
+        }
+        if !keep || transaction.has_failed() {
+            transaction.run("ROLLBACK TO request").await?;
+            transaction.roll_back_to(changes);
+        }
+        transaction.run("RELEASE request").await?;
+    }
+    Ok(())
+}
