@@ -69,7 +69,8 @@ enum Origin {
 impl Inbox {
     /// Accepts an envelope that came by POST. When this returns, the envelope is stored or its message is handled, and the sender
     /// need not send it again. If the token is quick, the message is opened first, so that its effects are committed
-    /// together with the digest of the envelope. An envelope of a blocked peer is dropped: no token, no disk and no network is used for it, and the peer gets the same answer.
+    /// together with the digest of the envelope. An envelope of a blocked peer is dropped: no token, no disk and no network
+    /// is used for it, and the peer gets the same answer.
     ///
     /// Once the message is opened, the returned channel yields the message's request for a return route. Without such a
     /// request the channel is closed.

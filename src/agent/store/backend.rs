@@ -168,8 +168,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the keys of at most `limit` connections with known peers. The key is our DID, a space, and the peer's DID.
     async fn known_connections(&self, limit: usize) -> Result<Vec<String>, StoreError>;
 
-    /// Deletes data that has expired or exceeds its retention, and the oldest events if there are too many, at most `limit` rows of each table. Returns how many
-    /// rows were deleted.
+    /// Deletes data that has expired or exceeds its retention, and the oldest events if there are too many, at most `limit`
+    /// rows of each table. Returns how many rows were deleted.
     async fn delete_expired(&self, now: Millis, retention: &Retention, limit: usize) -> Result<usize, StoreError>;
 
     /// Returns how much the store holds.
