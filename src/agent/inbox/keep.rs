@@ -65,7 +65,10 @@ impl Inbox {
         if let Some(arrival) = &opening.arrival {
             self.keep(arrival).await?;
         }
-        Ok(opening.id())
+        let id = opening.id();
+        // The span began before the envelope was stored.
+        tracing::Span::current().record("envelope", id);
+        Ok(id)
     }
 
     /// Commits what the message of an envelope does, and removes the envelope from the store if it is there.
