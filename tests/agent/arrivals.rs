@@ -1,11 +1,15 @@
 //! Which messages are opened before their envelopes are stored.
 
-use std::time::Duration;
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use claviger::agent::{
-    AgentOptions,
-    protocol::{HandleError, Protocol, Received, Transaction},
+use claviger::{
+    agent::{
+        AgentOptions,
+        protocol::{HandleError, Protocol, Received, Transaction},
+        store::{Attribution, Commit, CommitOutcome, NewEnvelope, Store},
+    },
+    jose::{Envelope, Limits},
 };
 
 use crate::running_agent::{Both, RunningAgent};
@@ -124,5 +128,51 @@ async fn copies_that_arrive_together_are_opened_once() {
         assert_eq!(running.operations().await - before, 1.0);
     }
     assert_eq!(running.deliveries().await.len(), 21);
+    running.stop().await;
+}
+
+/// The memory for digests is limited, so an envelope may look new that was processed long ago.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envelope_that_was_processed_long_ago_does_nothing() {
+    let (people, folder) = (Both::new().await, tempfile::tempdir().unwrap());
+    let running = start(&people, &folder).await;
+    transactions(&running, &people, "quick").await;
+    let packed = people.pack(&format!("{PIURI}/slow")).await;
+    let Envelope::Encrypted(jwe) = Envelope::parse(packed.as_bytes(), &Limits::default()).unwrap() else { panic!() };
+    let envelope = NewEnvelope {
+        packed: packed.clone().into_bytes(),
+        digest: jwe.digest(),
+        recipient: people.bob.did.clone(),
+        sender: None,
+        received: 0,
+        attribution: Attribution::Fetched,
+    };
+    let processed = Commit { arrived: Some(Arc::new(envelope)), ..Commit::default() };
+    assert_eq!(running.store.commit(processed).await.unwrap(), CommitOutcome::Committed);
+    running.post_accepted(&packed).await;
+    // The worker has ended when another message of this kind is handled.
+    transactions(&running, &people, "slow").await;
+    let threads: Vec<_> = running.deliveries().await.into_iter().map(|it| it.kind).collect();
+    assert_eq!(threads, [format!("{PIURI}/quick"), format!("{PIURI}/slow")]);
+    running.stop().await;
+}
+
+/// Connections that are closed at once leave no envelope behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_closed_connections_are_handled_once() {
+    let (people, folder) = (Both::new().await, tempfile::tempdir().unwrap());
+    let running = start(&people, &folder).await;
+    transactions(&running, &people, "quick").await;
+    for round in 0..40 {
+        let name = if round % 10 == 0 { "slow" } else { "quick" };
+        let packed = people.pack(&format!("{PIURI}/{name}")).await;
+        running.post_and_leave(&packed).await;
+        running.post_and_leave(&packed).await;
+        running.post_accepted(&packed).await;
+    }
+    running.until_idle().await;
+    let delivered = running.deliveries().await;
+    let messages: HashSet<_> = delivered.iter().map(|delivery| &delivery.message).collect();
+    assert_eq!((delivered.len(), messages.len()), (41, 41));
     running.stop().await;
 }

@@ -88,6 +88,12 @@ impl RunningAgent {
         assert!(status.contains(" 202 "), "{status}");
     }
 
+    /// Posts a message, and closes the connection without waiting for the answer.
+    pub async fn post_and_leave(&self, packed: &str) {
+        let (address, packed) = (self.address, packed.to_owned());
+        tokio::task::spawn_blocking(move || send_post(address, &packed)).await.unwrap();
+    }
+
     pub async fn pending(&self) -> u64 {
         self.store.usage().await.unwrap().envelopes
     }
@@ -120,11 +126,16 @@ impl RunningAgent {
 }
 
 fn post(address: SocketAddr, packed: &str) -> String {
+    let mut stream = send_post(address, packed);
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response.lines().next().unwrap_or_default().to_owned()
+}
+
+fn send_post(address: SocketAddr, packed: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     let head =
         "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/didcomm-encrypted+json\r\n";
     write!(stream, "{head}content-length: {}\r\n\r\n{packed}", packed.len()).unwrap();
-    let mut response = String::new();
-    stream.read_to_string(&mut response).unwrap();
-    response.lines().next().unwrap_or_default().to_owned()
+    stream
 }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use super::{
     arrivals::Arrived,
@@ -77,7 +78,7 @@ impl Inbox {
     ///
     /// # Errors
     /// [`Refusal`] says why the envelope was refused. Nothing of the envelope is stored then.
-    pub async fn accept(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
+    pub async fn accept(self: &Arc<Self>, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
         self.store_envelope(packed, Origin::Post).await.map(|(_, requested)| requested)
     }
 
@@ -85,7 +86,10 @@ impl Inbox {
     ///
     /// # Errors
     /// The errors of [`Inbox::accept`].
-    pub async fn accept_on_socket(&self, packed: Vec<u8>) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
+    pub async fn accept_on_socket(
+        self: &Arc<Self>,
+        packed: Vec<u8>,
+    ) -> Result<oneshot::Receiver<ReturnRouteRequest>, Refusal> {
         self.store_envelope(packed, Origin::Socket).await.map(|(_, requested)| requested)
     }
 
@@ -96,7 +100,7 @@ impl Inbox {
     ///
     /// # Errors
     /// The errors of [`Inbox::accept`].
-    pub async fn accept_delivered(&self, packed: Vec<u8>) -> Result<Acceptance, Refusal> {
+    pub async fn accept_delivered(self: &Arc<Self>, packed: Vec<u8>) -> Result<Acceptance, Refusal> {
         self.store_envelope(packed, Origin::Mediator).await.map(|(acceptance, _)| acceptance)
     }
 
@@ -104,12 +108,12 @@ impl Inbox {
     ///
     /// # Errors
     /// The errors of [`Inbox::accept`].
-    pub async fn accept_own(&self, packed: Vec<u8>) -> Result<(), Refusal> {
+    pub async fn accept_own(self: &Arc<Self>, packed: Vec<u8>) -> Result<(), Refusal> {
         self.store_envelope(packed, Origin::Own).await.map(drop)
     }
 
     async fn store_envelope(
-        &self,
+        self: &Arc<Self>,
         packed: Vec<u8>,
         origin: Origin,
     ) -> Result<(Acceptance, oneshot::Receiver<ReturnRouteRequest>), Refusal> {
@@ -119,7 +123,7 @@ impl Inbox {
     }
 
     async fn try_store_envelope(
-        &self,
+        self: &Arc<Self>,
         packed: Vec<u8>,
         origin: Origin,
     ) -> Result<(Acceptance, oneshot::Receiver<ReturnRouteRequest>), Refusal> {
@@ -153,8 +157,14 @@ impl Inbox {
             NewEnvelope { packed: packed.clone(), digest, recipient: recipient.clone(), sender, received, attribution };
         let pending = PendingEnvelope { packed, recipient, received, quota_checked, ..PendingEnvelope::default() };
         let kept = match self.arrivals.note(envelope, may_open_first) {
-            Arrived::New(arrival) => self.open_first(pending, arrival, return_route).await,
-            Arrived::InProgress(arrival) => self.keep(&arrival).await.map(|_| Kept::Known),
+            Arrived::New(arrival) => {
+                let inbox = self.clone();
+                to_the_end(async move { inbox.open_first(pending, arrival, return_route).await }).await
+            }
+            Arrived::InProgress(arrival) => {
+                let inbox = self.clone();
+                to_the_end(async move { inbox.keep(&arrival).await.map(|_| Kept::Known) }).await
+            }
             Arrived::StoreFirst(envelope) => self.store_first(envelope, pending, return_route).await,
         };
         let acceptance = match kept {
@@ -257,4 +267,11 @@ impl Inbox {
             false => Attribution::Unresolvable { connection },
         }
     }
+}
+
+/// Completes a task also if the caller stops waiting, as that of a closed connection does. Otherwise the store could have an
+/// envelope, and its worker not know it.
+async fn to_the_end(task: impl Future<Output = Result<Kept, StoreError>> + Send + 'static) -> Result<Kept, StoreError> {
+    let task = tokio::spawn(task.in_current_span());
+    task.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
 }

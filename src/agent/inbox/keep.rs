@@ -42,8 +42,10 @@ impl Inbox {
             };
             if let Stage::Stored(id) = stage {
                 arrival.id.store(id, Ordering::Release);
-                if state.has_worker {
-                    lock(&self.in_progress).insert(id);
+                match state.has_worker {
+                    // Another worker may have a copy.
+                    true => state.is_listed = lock(&self.in_progress).insert(id),
+                    false => self.note_backlog(),
                 }
             }
             state.stage = stage;
@@ -81,7 +83,8 @@ impl Inbox {
         let commit = match &state.stage {
             Stage::Unstored(envelope) => Commit { arrived: Some(envelope.clone()), ..commit },
             Stage::Stored(id) => Commit { envelope: Some(*id), ..commit },
-            Stage::Processed => commit,
+            // A copy was handled or refused before.
+            Stage::Processed => return Ok(CommitOutcome::Duplicate),
         };
         let outcome = self.parts.store.commit(commit).await.inspect_err(|_| self.arrivals.pause())?;
         if matches!(outcome, CommitOutcome::Committed | CommitOutcome::Duplicate) {
@@ -98,7 +101,7 @@ impl Inbox {
             Some(arrival) => {
                 let mut state = arrival.state.lock().await;
                 state.has_worker = false;
-                if let Some(id) = opening.id() {
+                if let Some(id) = opening.id().filter(|_| std::mem::take(&mut state.is_listed)) {
                     lock(&self.in_progress).remove(&id);
                 }
                 arrival.settled.cancel();

@@ -50,8 +50,9 @@ impl Inbox {
             // route open.
             _ => return Some(handling),
         }
-        // The connection reserves the route once it has its answer.
-        if self.stored_id(opening).await.is_err() {
+        // The connection reserves the route once it has its answer. It gets no route for a copy of an envelope that was
+        // processed before.
+        if !matches!(self.stored_id(opening).await, Ok(Some(_))) {
             return Some(handling);
         }
         let (reserved, is_reserved) = oneshot::channel();

@@ -34,6 +34,8 @@ pub(super) struct State {
     pub stage: Stage,
     /// Whether a worker has the envelope, or will have it.
     pub has_worker: bool,
+    /// Whether the id is among those in progress because of this.
+    pub is_listed: bool,
 }
 
 pub(super) enum Stage {
@@ -75,7 +77,8 @@ impl Opening {
 impl Arrival {
     pub fn new(envelope: NewEnvelope) -> Arc<Self> {
         let digest = envelope.digest;
-        let state = Mutex::new(State { stage: Stage::Unstored(Arc::new(envelope)), has_worker: true });
+        let state =
+            Mutex::new(State { stage: Stage::Unstored(Arc::new(envelope)), has_worker: true, is_listed: false });
         Arc::new(Self { digest, state, id: AtomicI64::new(0), settled: CancellationToken::new() })
     }
 }
