@@ -8,6 +8,8 @@
 //! the clear: DIDs, message ids, threads, types and times.
 
 mod backend;
+mod cursor_range;
+mod digests;
 pub(in crate::agent) mod error;
 pub(in crate::agent) mod event;
 mod limits;

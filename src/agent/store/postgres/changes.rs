@@ -2,7 +2,6 @@
 //! batch.
 
 use super::{
-    digests::handled_mark,
     envelopes::{self, Arrival},
     events, records,
     recount::{count_deliveries, count_outgoing},
@@ -17,6 +16,7 @@ use super::{
 use crate::agent::{
     clock::now,
     store::{
+        digests::handled_mark,
         event::NewEvent,
         types::{
             Change, Commit, CommitOutcome, Delivery, EventOfExpired, HandledMessage, Millis, OutboxEntry, Retention,

@@ -13,16 +13,17 @@ use super::{
     errors::store_error,
     session::{Session, params},
 };
-use crate::agent::{clock::now, store::error::StoreError};
+use crate::agent::{
+    clock::now,
+    store::{
+        cursor_range::{RANDOM_PART, earliest_start},
+        error::StoreError,
+    },
+};
 
 /// The name in the table `claviger` of the time of the last restore: the marks of messages that were handled after the backup
 /// are lost.
 pub(super) const RESTORED_AT: &str = "restored_at";
-/// A range begins at the seconds since 1970 times 2^20, plus a random part, since two copies may be restored at the same
-/// time. Until the year 2242, a cursor is below 2^53, which every JSON parser reads exactly.
-const BITS_PER_SECOND: u32 = 20;
-const RANDOM_BITS: i64 = 19;
-const MAX_SECONDS: i64 = (1 << (53 - BITS_PER_SECOND)) - 2;
 
 /// The rows that have cursors. Each of the two has its own.
 #[derive(Clone, Copy)]
@@ -85,7 +86,7 @@ async fn try_begin_range(session: &Session) -> Result<(), tokio_postgres::Error>
             ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         session.execute(note, params![RESTORED_AT, now()]).await?;
     }
-    let seconds = (now() / 1000).clamp(0, MAX_SECONDS);
+    let (start, random) = (earliest_start(now()), RANDOM_PART as f64);
     for sequence in [Sequence::Deliveries, Sequence::Events] {
         let (table, last) = (sequence.table(), sequence.last());
         let end = format!("UPDATE cursor_ranges SET last = {last} WHERE sequence = $1 AND last IS NULL");
@@ -95,7 +96,6 @@ async fn try_begin_range(session: &Session) -> Result<(), tokio_postgres::Error>
                 range AS (INSERT INTO cursor_ranges (sequence, first) SELECT $1, before + 1 FROM begun)
             SELECT setval(pg_get_serial_sequence($1, 'cursor'), before) FROM begun"
         );
-        let (start, random) = (seconds << BITS_PER_SECOND, (1_i64 << RANDOM_BITS) as f64);
         session.all(&begin, params![table, start, random]).await?;
     }
     Ok(())

@@ -3,7 +3,6 @@
 use tokio_postgres::{Error, Row};
 
 use super::{
-    digests::record_digest,
     queries::quota,
     recount::count_envelopes,
     request::{Outcome, Rollback},
@@ -16,6 +15,7 @@ use super::{
 use crate::agent::{
     clock::now,
     store::{
+        digests::record_digest,
         error::StoreError,
         types::{Attribution, CONNECTION_KIND, ExpiredEnvelope, Millis, NewEnvelope, Postponement, ReceiveOutcome},
     },

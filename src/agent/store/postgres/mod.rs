@@ -12,7 +12,6 @@
 
 mod changes;
 mod cursors;
-mod digests;
 mod envelopes;
 mod errors;
 mod events;
@@ -45,7 +44,6 @@ use tokio::{sync::mpsc, task::JoinHandle};
 pub use options::PostgresOptions;
 
 use self::{
-    digests::{handled_mark, record_digest},
     ownership::Owned,
     pool::Pool,
     request::{Keys, Outcome, WriteRequest, key, request},
@@ -55,6 +53,7 @@ use self::{
 };
 use super::{
     backend::Store,
+    digests::{handled_mark, record_digest},
     error::StoreError,
     event::{NewEvent, StoredEvent},
     limits::StoreLimits,

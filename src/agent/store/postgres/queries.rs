@@ -9,7 +9,6 @@ use tokio_postgres::Error;
 
 use super::{
     cursors::{self, Sequence},
-    digests::record_digest,
     rows::{self, DELIVERY, ENVELOPE, OUTGOING, RECORD, SEQUENCE, without_content},
     session::{Parameters, Session, limit_parameter, params},
     strangers,
@@ -19,6 +18,7 @@ use super::{
 use crate::agent::{
     clock::now,
     store::{
+        digests::record_digest,
         limits::StoreLimits,
         types::{
             CONNECTION_KIND, Delivery, DeliveryQuery, Millis, OutboxEntry, OutboxPosition, OutboxQuery,

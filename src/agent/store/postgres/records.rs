@@ -3,14 +3,16 @@
 use tokio_postgres::Error;
 
 use super::{
-    digests::record_digest,
     recount::STRANGER_RECORD,
     session::{Parameters, params},
     text::stored,
     totals::{Count, Counter},
     transaction::Db,
 };
-use crate::agent::store::types::{Millis, Record, UNREAD};
+use crate::agent::store::{
+    digests::record_digest,
+    types::{Millis, Record, UNREAD},
+};
 
 /// Writes a record if the stored revision is the one in `record`; a record that has expired counts as deleted. The record is
 /// kept, or it is about the stranger of `of`, who was seen at that time; a record that is kept then stays so. Returns whether

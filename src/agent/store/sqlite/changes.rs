@@ -2,7 +2,6 @@
 //! writer's transaction.
 
 use rusqlite::{Connection, params};
-use sha2::{Digest, Sha256};
 
 use super::{
     envelopes::{self, Arrival},
@@ -16,6 +15,7 @@ use super::{
 use crate::agent::{
     clock::now,
     store::{
+        digests::handled_mark,
         event::NewEvent,
         types::{
             Change, Commit, CommitOutcome, Delivery, EventOfExpired, HandledMessage, Millis, OutboxEntry, Record,
@@ -89,16 +89,6 @@ fn mark_handled(db: &Connection, handled: &HandledMessage, stranger: Option<&Str
         ON CONFLICT (mark) DO UPDATE SET until = excluded.until WHERE until <= ?3";
     let created = stranger.and_then(|stranger| stranger.created);
     Ok(execute(db, insert, params![mark, handled.until, handled.received, stranger.is_some(), created])? == 1)
-}
-
-/// Returns the mark of a message: a hash, since DIDs are long.
-pub(super) fn handled_mark(sender: &str, recipient: &str, message: &str) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in [sender, recipient, message] {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
 }
 
 fn deliver(db: &Connection, delivery: &Delivery, of_stranger: bool) -> rusqlite::Result<()> {

@@ -11,19 +11,19 @@ use super::{
     files,
     statement::query_one,
 };
-use crate::agent::{clock::now, store::error::StoreError};
+use crate::agent::{
+    clock::now,
+    store::{
+        cursor_range::{RANDOM_PART, earliest_start},
+        error::StoreError,
+    },
+};
 
 /// The name in the table `meta` that marks a restored store, until it is opened.
 const RESTORED: &str = "restored";
 /// The name in the table `meta` of the time of the last restore: the marks of messages that were handled after the backup are
 /// lost.
 pub(super) const RESTORED_AT: &str = "restored_at";
-/// A range begins at the seconds since 1970 times 2^20, plus a random part, since two stores may be restored at the same
-/// time. With fewer than 500,000 deliveries or events per second no range reaches the next one. Until the year 2242, a cursor is
-/// below 2^53, which every JSON parser reads exactly.
-const BITS_PER_SECOND: u32 = 20;
-const RANDOM_BITS: i64 = 19;
-const MAX_SECONDS: i64 = (1 << (53 - BITS_PER_SECOND)) - 2;
 
 /// The rows that have cursors. Each of the two has its own.
 #[derive(Clone, Copy)]
@@ -68,11 +68,10 @@ fn try_begin_range(db: &mut Connection, is_new: bool) -> rusqlite::Result<()> {
         transaction.execute(note, params![RESTORED_AT, now()])?;
     }
     if is_new || is_restored {
-        let seconds = (now() / 1000).clamp(0, MAX_SECONDS);
-        let random: i64 =
-            transaction.query_row("SELECT abs(random() % ?1)", [1_i64 << RANDOM_BITS], |row| row.get(0))?;
+        let start = earliest_start(now());
+        let random: i64 = transaction.query_row("SELECT abs(random() % ?1)", [RANDOM_PART], |row| row.get(0))?;
         let last = last_cursor(&transaction, Sequence::Deliveries)?;
-        begin(&transaction, Sequence::Deliveries, last.max(seconds << BITS_PER_SECOND) + random)?;
+        begin(&transaction, Sequence::Deliveries, last.max(start) + random)?;
     }
     // Events follow, also where a release that does not know them has begun the range of the deliveries.
     let [deliveries, events] = [Sequence::Deliveries, Sequence::Events].map(|of| newest_range(&transaction, of));

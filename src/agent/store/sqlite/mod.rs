@@ -43,6 +43,7 @@ use self::{
 };
 use super::{
     backend::Store,
+    digests::handled_mark,
     error::StoreError,
     event::{NewEvent, StoredEvent},
     types::{
@@ -217,12 +218,12 @@ impl Store for SqliteStore {
     }
 
     async fn handled_position(&self, sender: &str, recipient: &str, message: &str) -> Result<Option<i64>, StoreError> {
-        let mark = changes::handled_mark(sender, recipient, message);
+        let mark = handled_mark(sender, recipient, message);
         self.read(move |db| queries::handled_position(db, &mark)).await
     }
 
     async fn is_certainly_new(&self, message: &HandledMessage, created: Option<Millis>) -> Result<bool, StoreError> {
-        let mark = changes::handled_mark(&message.sender, &message.recipient, &message.message);
+        let mark = handled_mark(&message.sender, &message.recipient, &message.message);
         self.read(move |db| {
             Ok(queries::handled_position(db, &mark)?.is_none() && strangers::is_after_lost_marks(db, created)?)
         })

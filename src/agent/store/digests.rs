@@ -1,4 +1,4 @@
-//! The hashes that rows are found by, since DIDs are long.
+//! The hashes that backends find rows by, since DIDs are long.
 
 use sha2::{Digest, Sha256};
 
@@ -8,6 +8,7 @@ pub(super) fn handled_mark(sender: &str, recipient: &str, message: &str) -> [u8;
 }
 
 /// Returns the digest of a record's kind and key.
+#[cfg(feature = "postgres")]
 pub(super) fn record_digest(kind: &str, key: &str) -> [u8; 32] {
     hash_of(&[kind, key])
 }
