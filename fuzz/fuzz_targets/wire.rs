@@ -3,12 +3,13 @@
 #![no_main]
 
 use std::{
+    fs,
     io::{Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use claviger::{
@@ -26,6 +27,23 @@ const WELCOME: u8 = 0;
 const REFUSED: u8 = 1;
 
 fuzz_target!(|bytes: &[u8]| {
+    let threads = threads();
+    keep(bytes);
+    // Also for the leak check that may follow: it reports what a thread that is ending has not freed yet.
+    let start = Instant::now();
+    while self::threads() > threads {
+        assert!(start.elapsed() < Duration::from_secs(5), "the keeper leaves a thread behind");
+        thread::sleep(Duration::from_micros(50));
+    }
+});
+
+/// The number of threads of this process, with those that are ending.
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("a process has threads").count()
+}
+
+/// Starts a keeper, sends it the bytes, and ends it.
+fn keep(bytes: &[u8]) {
     let token = SoftToken::new("fuzzed");
     let key = token.make(Curve::Ed25519);
     token.make(Curve::P256);
@@ -48,7 +66,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(token.keys().expect("the token works").len(), 2, "an agent cannot make a key");
         }
     }
-});
+}
 
 /// Sends the bytes to the keeper. Returns the first byte of each frame that the keeper sent.
 fn converse(keeper: &Arc<Keeper>, bytes: Vec<u8>) -> Vec<u8> {
