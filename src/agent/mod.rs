@@ -42,6 +42,7 @@ mod return_routes;
 mod rotation;
 mod run;
 mod sealed_store;
+mod secret_file;
 mod send;
 mod send_batch;
 mod server;

@@ -52,6 +52,7 @@ const STORE: &str = "agent.db";
 const FOLDERS: [&str; 2] = ["documents", "long-forms"];
 
 pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failure> {
+    refuse_database(config)?;
     let database = config.store_path();
     if !database.exists() {
         return Err(Failure::new("store-unusable", format!("there is no store at {} yet", database.display()))
@@ -90,6 +91,7 @@ pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failu
 }
 
 pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Failure> {
+    refuse_database(config)?;
     let manifest = Manifest::read(&args.from)?;
     let progress = Progress::new(out);
     progress.show("Checking the backup");
@@ -127,6 +129,15 @@ pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Fai
         out.say(&format!("The previous state is in {}.", old.display()));
     }
     Ok(())
+}
+
+/// Refuses a store in PostgreSQL, which has programs of its own for backups.
+fn refuse_database(config: &Config) -> Result<(), Failure> {
+    match config.daemon.store.url {
+        None => Ok(()),
+        Some(_) => Err(Failure::new("store-unusable", "the store is a database in PostgreSQL, not a file")
+            .hint("pg_dump and pg_restore, or the copies of your server, keep the database; copy the folders documents and long-forms of state_dir as well")),
+    }
 }
 
 /// Restores the store from a copy. Keeps the present store, if there is one, and returns its new path.

@@ -9,7 +9,7 @@ use claviger::{
     agent::{
         AgentOptions, MediationOptions, ServerOptions,
         api::{Webhook, WebhookError},
-        store::{Retention, SqliteOptions},
+        store::{Retention, StoreLimits},
     },
     jose::Limits,
     net::{AddressGuard, Dialer, HttpClient, HttpOptions, Target, client_config},
@@ -92,10 +92,10 @@ pub fn retention(store: &StoreSection) -> Retention {
     }
 }
 
-/// Returns the options of the store.
-pub fn store_options(config: &Config) -> SqliteOptions {
+/// Returns the limits of the store.
+pub fn store_limits(config: &Config) -> StoreLimits {
     let store = &config.daemon.store;
-    SqliteOptions {
+    StoreLimits {
         max_envelope_bytes: store.max_waiting_bytes,
         max_envelopes_for: store.max_waiting_for,
         max_envelope_bytes_for: store.max_waiting_bytes_for,
@@ -113,7 +113,7 @@ pub fn store_options(config: &Config) -> SqliteOptions {
         max_stranger_bytes: store.max_bytes_of_strangers,
         max_stranger_marks: store.max_marks_of_strangers,
         max_events: store.max_events,
-        ..SqliteOptions::default()
+        ..StoreLimits::default()
     }
 }
 
@@ -135,9 +135,9 @@ pub fn webhooks(config: &Config) -> Result<Vec<(Webhook, Zeroizing<String>)>, Fa
     config.daemon.api.webhook.iter().map(webhook).collect()
 }
 
-/// Makes the guard against connections to private addresses. The services of the operator are refused to peers' URLs even
-/// where `allow_private` allows their addresses.
-pub fn address_guard(config: &Config) -> Result<AddressGuard, Failure> {
+/// Makes the guard against connections to private addresses. The services of the operator, and the addresses in `database`,
+/// are refused to peers' URLs even where `allow_private` allows their addresses.
+pub fn address_guard(config: &Config, database: Vec<SocketAddr>) -> Result<AddressGuard, Failure> {
     let parse = |range: &String| {
         range.parse::<IpNet>().or_else(|_| range.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
             let message = format!("allow_private in [net]: {range:?} is not a range of addresses");
@@ -147,7 +147,8 @@ pub fn address_guard(config: &Config) -> Result<AddressGuard, Failure> {
     let daemon = &config.daemon;
     let ranges = daemon.net.allow_private.iter().map(parse).collect::<Result<_, _>>()?;
     let urls = daemon.api.webhook.iter().map(|webhook| webhook.url.as_str()).chain(daemon.ops.otlp.as_deref());
-    let mut services: Vec<SocketAddr> = urls.flat_map(literal_addresses).collect();
+    let mut services = database;
+    services.extend(urls.flat_map(literal_addresses));
     services.extend(daemon.ops.listen);
     services.extend(daemon.api.remote.as_ref().map(|remote| remote.listen));
     if let ApiAddress::Tcp(text) = config.api_address() {

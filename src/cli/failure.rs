@@ -218,7 +218,7 @@ impl Failure {
         let code = match code {
             "store-full" => "store-full",
             "store-unavailable" => {
-                return Self::new("store-unusable", message)
+                return Self::new("store-unavailable", message)
                     .hint("`claviger status` shows whether a token is ready, and if not, what to do");
             }
             "store-unusable" => "store-unusable",
@@ -273,6 +273,7 @@ impl From<StoreError> for Failure {
                 .hint("a store can be used by one agent at a time: stop the other agent first"),
             StoreError::TooNew { .. } => Self::new("store-too-new", message),
             StoreError::Full(_) => Self::new("store-full", message),
+            StoreError::Unavailable(_) => Self::new("store-unavailable", message),
             _ => Self::new("store-unusable", message),
         }
     }

@@ -46,6 +46,7 @@ mod servers;
 mod service_log;
 mod shell;
 mod state_dir;
+mod store_location;
 mod table;
 mod this_program;
 mod token;

@@ -14,7 +14,7 @@ use super::{
 /// addresses as the agent. Reads certificates, so call this before the process enters the sandbox. If the settings are
 /// wrong, only these DIDs do not resolve.
 pub fn with_servers(methods: ResolverChain, config: &Config) -> ResolverChain {
-    match address_guard(config).and_then(|guard| dialer(config, guard)) {
+    match address_guard(config, Vec::new()).and_then(|guard| dialer(config, guard)) {
         Ok(dialer) => {
             let client = http_client(config, dialer);
             methods.then(WebResolver::new(client.clone())).then(WebvhResolver::new(client))

@@ -13,6 +13,8 @@ use crate::{
     chat_application::{ChatApplication, MessageRecord},
     daemon::Daemon,
     load::LoadGenerator,
+    postgres::daemon_on,
+    postgres_server::Server,
 };
 
 /// The longest pause, in milliseconds, between a recovery and the next kill.
@@ -24,8 +26,25 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(180);
 
 #[test]
 fn messages_survive_kills_and_are_handled_once() {
-    let rounds = std::env::var("CLAVIGER_KILLS").map_or(10, |rounds| rounds.parse().expect("a number"));
     let (Some(alice), Some(bob)) = (Daemon::running(""), Daemon::running("")) else { return };
+    kill([alice, bob], rounds());
+}
+
+#[test]
+fn messages_in_a_database_survive_kills_and_are_handled_once() {
+    let Some(server) = Server::shared() else { return };
+    let (Some(mut alice), Some(mut bob)) = (daemon_on(server), daemon_on(server)) else { return };
+    alice.start();
+    bob.start();
+    kill([alice, bob], rounds());
+}
+
+fn rounds() -> usize {
+    std::env::var("CLAVIGER_KILLS").map_or(10, |rounds| rounds.parse().expect("a number"))
+}
+
+/// Kills the agents and their keepers while they exchange messages, and checks what arrived.
+fn kill([alice, bob]: [Daemon; 2], rounds: usize) {
     let applications =
         [ChatApplication::start("alice", &alice, &bob.did), ChatApplication::start("bob", &bob, &alice.did)];
     let load = LoadGenerator::start(&alice, 1);

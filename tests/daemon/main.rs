@@ -6,6 +6,10 @@ mod home;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/postgres.rs"]
+#[allow(dead_code, reason = "the suite of the store uses all of it")]
+mod postgres_server;
+
 mod agent_commands;
 mod api;
 mod api_access;
@@ -54,6 +58,7 @@ mod outbox;
 mod outgoing;
 mod peer;
 mod peer_routes;
+mod postgres;
 mod protocols;
 mod proved_keys;
 mod public_side;

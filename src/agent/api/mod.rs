@@ -29,7 +29,6 @@ mod outbox;
 mod page;
 mod refusals;
 mod remote;
-mod secret_file;
 mod state;
 mod strangers;
 mod threads;

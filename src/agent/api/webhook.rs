@@ -8,13 +8,13 @@ use zeroize::Zeroizing;
 
 use super::{
     access::names_loopback,
-    secret_file::read_secret_line,
     webhook_secret::{InvalidWebhookSecret, WebhookSecret},
 };
 use crate::{
     agent::{
         clock::Millis,
         event::{EventKind, UnknownEventKind},
+        secret_file::read_secret_line,
     },
     net::Target,
 };

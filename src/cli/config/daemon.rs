@@ -3,13 +3,14 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use claviger::{
-    agent::{AgentOptions, EventKind, MediationOptions, OutboxOptions, store::SqliteOptions},
+    agent::{AgentOptions, EventKind, MediationOptions, OutboxOptions},
     did::CacheLimits,
 };
 use serde::Deserialize;
 
 use super::{
     access::{ApiClientSection, ApiRemoteSection, ApiTokenSection, ApiUserSection},
+    store::StoreSection,
     webhook::{WebhookSection, one_or_more},
 };
 
@@ -263,97 +264,6 @@ impl Default for OutboxSection {
             messages_per_server: limits.concurrent_per_origin,
             messages_to_new_servers: limits.concurrent_unknown,
             stranger_replies_per_second: limits.stranger_replies_per_second,
-        }
-    }
-}
-
-/// The store: the database with received and outgoing messages.
-#[derive(Debug, Clone, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
-#[serde(deny_unknown_fields, default)]
-pub struct StoreSection {
-    /// The file of the database. Without it: `agent/agent.db` in `state_dir`.
-    pub path: Option<PathBuf>,
-    /// Bytes of received messages that wait to be unpacked, at most. Beyond this limit, no message is accepted.
-    pub max_waiting_bytes: u64,
-    /// Received messages for one of our DIDs that wait to be unpacked, at most.
-    pub max_waiting_for: u64,
-    /// Bytes of received messages for one of our DIDs that wait to be unpacked, at most.
-    pub max_waiting_bytes_for: u64,
-    /// The percentage of each of the three limits above that messages may use whose senders are not known: the message
-    /// names none, or there is no connection that our side has begun or accepted.
-    pub strangers_percent: u32,
-    /// The percentage of each of these limits that messages may use that name one known peer as their sender, once that of
-    /// strangers is used up. Anyone can write such a name into a message.
-    pub known_peer_percent: u32,
-    /// Received messages that wait for the DID document of a sender without a connection, at most. For one of our DIDs, at
-    /// most a tenth of `max_waiting_for`.
-    pub max_unresolved: u64,
-    /// Bytes of such messages, at most.
-    pub max_unresolved_bytes: u64,
-    /// A received message that could not be unpacked, such as one whose token is missing, is deleted after this many
-    /// days. The log and the metric `claviger_messages_handled_total` report it.
-    pub waiting_days: u32,
-    /// Bytes of messages of known peers that the application has not acknowledged, at most. Beyond this limit, no message
-    /// of a known peer is accepted. A peer is known if the application has written to it, or an invitation was accepted.
-    pub max_unread_bytes: u64,
-    /// Messages of one sender that the application has not acknowledged, at most. Beyond this limit, no message of that
-    /// sender is accepted.
-    pub max_unread_from: u64,
-    /// Bytes of messages of one sender that the application has not acknowledged, at most.
-    pub max_unread_bytes_from: u64,
-    /// Messages that wait to be sent to one peer, at most, before the peer gets no more replies.
-    pub max_replies_to: u64,
-    /// Automatic replies that wait to be sent to all strangers together, at most, before strangers get no more replies.
-    pub max_replies_to_strangers: u64,
-    /// Messages of all strangers together that the application has not acknowledged, at most. Beyond this limit, no message
-    /// of a stranger is accepted.
-    pub max_unread_of_strangers: u64,
-    /// Bytes of messages of all strangers together that the application has not acknowledged, at most.
-    pub max_unread_bytes_of_strangers: u64,
-    /// Bytes that are remembered about strangers, at most: connections, documents, profiles. Beyond this limit, the
-    /// stranger that was seen longest ago is forgotten.
-    pub max_bytes_of_strangers: u64,
-    /// Messages of strangers that are remembered as handled, at most. Beyond this limit, the oldest is forgotten, and a
-    /// stranger's message with an older `created_time` is refused.
-    pub max_marks_of_strangers: u64,
-    /// A stranger is forgotten after this many minutes: after its last message, or after the application has acknowledged
-    /// it. Then only the long form of its did:peer:4 reaches it, and it is not told if our DID rotates.
-    pub strangers_minutes: u32,
-    /// A message that the application does not acknowledge is deleted after this many days. 0: never.
-    pub unread_days: u32,
-    /// The record of a message that was handled or sent, and an event, is deleted after this many days.
-    pub history_days: u32,
-    /// Events that are kept, at most. Those of strangers take a tenth of them at most. Beyond this limit, the oldest are deleted.
-    pub max_events: u64,
-}
-
-impl Default for StoreSection {
-    fn default() -> Self {
-        let limits = SqliteOptions::default();
-        Self {
-            path: None,
-            max_waiting_bytes: limits.max_envelope_bytes,
-            max_waiting_for: limits.max_envelopes_for,
-            max_waiting_bytes_for: limits.max_envelope_bytes_for,
-            strangers_percent: limits.strangers_percent,
-            known_peer_percent: limits.known_peer_percent,
-            max_unresolved: limits.max_unresolved,
-            max_unresolved_bytes: limits.max_unresolved_bytes,
-            waiting_days: 30,
-            max_unread_bytes: limits.max_unread_bytes,
-            max_unread_from: limits.max_unread_from,
-            max_unread_bytes_from: limits.max_unread_bytes_from,
-            max_replies_to: limits.max_replies_to,
-            max_replies_to_strangers: limits.max_stranger_replies,
-            max_unread_of_strangers: limits.max_stranger_unread,
-            max_unread_bytes_of_strangers: limits.max_stranger_unread_bytes,
-            max_bytes_of_strangers: limits.max_stranger_bytes,
-            max_marks_of_strangers: limits.max_stranger_marks,
-            strangers_minutes: 30,
-            unread_days: 0,
-            history_days: 30,
-            max_events: limits.max_events,
         }
     }
 }

@@ -28,6 +28,12 @@ impl DaemonConfig {
         if self.ops.otlp.is_some() && !cfg!(feature = "otel") {
             return Err(invalid("otlp in [ops]: this claviger was built without the feature `otel`"));
         }
+        if self.store.url.is_some() && self.store.path.is_some() {
+            return Err(invalid("[store] has both path and url: the store is either a file or a database"));
+        }
+        if self.store.password_file.is_some() && self.store.url.is_none() {
+            return Err(invalid("[store] has password_file without url: a file needs no password"));
+        }
         if self.store.strangers_percent > 100 || self.store.known_peer_percent > 100 {
             return Err(invalid("strangers_percent or known_peer_percent in [store] is more than 100"));
         }

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    daemon::{
-        AgentSection, ApiSection, HttpSection, MediationSection, NetSection, OpsSection, OutboxSection, StoreSection,
-    },
+    daemon::{AgentSection, ApiSection, HttpSection, MediationSection, NetSection, OpsSection, OutboxSection},
     keeper::KeeperSection,
+    store::StoreSection,
     token::{KeySection, TokenConfig},
     token_table::TokenTable,
 };

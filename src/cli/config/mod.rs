@@ -9,6 +9,7 @@ mod keeper;
 #[cfg(all(test, feature = "yubikey"))]
 mod reference;
 mod source;
+mod store;
 mod token;
 mod token_table;
 mod webhook;
@@ -25,9 +26,10 @@ use claviger::{
 };
 use figment::value::Dict;
 
-pub use daemon::{DaemonConfig, HttpSection, LogLevel, OpsSection, RELOADABLE, StoreSection};
+pub use daemon::{DaemonConfig, HttpSection, LogLevel, OpsSection, RELOADABLE};
 pub use invalid::displayed_name;
 pub use keeper::KeeperSection;
+pub use store::StoreSection;
 pub use token::TokenConfig;
 pub use webhook::{WebhookSection, one_or_more};
 
@@ -223,7 +225,7 @@ impl Config {
         self.state_dir.join("agent")
     }
 
-    /// The path of the database.
+    /// The path of the database in SQLite.
     pub fn store_path(&self) -> PathBuf {
         self.daemon.store.path.as_ref().map_or_else(|| self.agent_dir().join("agent.db"), |path| self.base.join(path))
     }

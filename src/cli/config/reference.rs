@@ -14,11 +14,12 @@ use super::{daemon::RELOADABLE, file::ConfigFile, source::SECTIONS};
 use crate::cli::reference::{check_generated, markdown};
 
 /// The files with the structs.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     include_str!("file.rs"),
     include_str!("token.rs"),
     include_str!("keeper.rs"),
     include_str!("daemon.rs"),
+    include_str!("store.rs"),
     include_str!("access.rs"),
     include_str!("webhook.rs"),
 ];

@@ -30,13 +30,14 @@ struct RunningAgent {
 /// Checks what the agent would open, and prints what it would serve.
 pub fn run(config: &Config, documents: &[Document], out: &Out) -> Result<(), Failure> {
     let running = running_agent(config);
-    let listens: Vec<SocketAddr> = match &running {
-        Some(agent) => {
-            Prepared::check_beside(&agent.listens, config)?;
-            config.daemon.http.listen.0.clone()
+    let (store, listens): (_, Vec<SocketAddr>) = match &running {
+        Some(agent) => (Prepared::check_beside(&agent.listens, config)?, config.daemon.http.listen.0.clone()),
+        None => {
+            let prepared = Prepared::new(config)?;
+            (prepared.store, prepared.peers.iter().filter_map(|it| it.local_addr().ok()).collect())
         }
-        None => Prepared::new(config)?.peers.iter().filter_map(|it| it.local_addr().ok()).collect(),
     };
+    block_on(async { Ok(store.check().await?) })?;
     let remote = config.daemon.api.remote.as_ref().map(|remote| remote.listen);
     for document in documents {
         out.say(&format!("A DID of ours: {}", short(document.id())));
@@ -49,7 +50,7 @@ pub fn run(config: &Config, documents: &[Document], out: &Out) -> Result<(), Fai
             "dids": documents.iter().map(Document::id).collect::<Vec<_>>(),
             "listens": listens,
             "api_remote": remote,
-            "store": config.store_path(),
+            "store": store.to_string(),
             "running": running.map(|agent| agent.version),
         }));
     }
@@ -62,7 +63,7 @@ pub fn run(config: &Config, documents: &[Document], out: &Out) -> Result<(), Fai
             out.say("No [[api.client]] is listed: each of them would be refused.");
         }
     }
-    out.line(&format!("The store would be {}.", config.store_path().display()))?;
+    out.line(&format!("The store would be {}.", store))?;
     match running {
         Some(RunningAgent { refusal: Some(reason), .. }) => {
             out.say(&format!("An agent runs now, and refuses to tell its sockets, so no socket was opened: {reason}"));

@@ -11,16 +11,11 @@ mod spans;
 mod systemd;
 mod tasks;
 
-use std::sync::Arc;
-
-use claviger::{
-    agent::{api, store::SqliteStore},
-    secrets::keeper::Role,
-};
+use claviger::{agent::api, secrets::keeper::Role};
 
 use super::{
     config::{Config, TokenConfig},
-    daemon_options::store_options,
+    daemon_options::store_limits,
     failure::Failure,
     keeper_process::start_supervisor,
     output::Out,
@@ -88,10 +83,12 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     // Start the supervisor before the process has a second thread, and before it enters its sandbox.
     let supervisor = start_supervisor(config, Role::Agent)?;
     prepared.enter_sandbox(config)?;
-    let store = SqliteStore::open(&config.store_path(), store_options(config))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::io("the runtime", &error))?;
-    runtime.block_on(daemon::run(prepared, config, documents, supervisor, Arc::new(store), out))
+    runtime.block_on(async {
+        let store = prepared.store.open(store_limits(config)).await?;
+        daemon::run(prepared, config, documents, supervisor, store, out).await
+    })
 }
 
 /// Raises the limit of open files to its maximum. Each connection needs a file descriptor, and the usual limit is 1024.

@@ -23,6 +23,7 @@ use crate::cli::{
     failure::Failure,
     private_folder,
     state_dir::StateDir,
+    store_location::StoreLocation,
 };
 
 /// The open sockets and files of the daemon.
@@ -38,6 +39,7 @@ pub struct Prepared {
     pub webhooks: Vec<Webhook>,
     pub tls: Option<Arc<ServerTls>>,
     pub dialer: Dialer,
+    pub store: StoreLocation,
     pub notifier: Arc<Notifier>,
 }
 
@@ -45,10 +47,12 @@ impl Prepared {
     /// Opens everything that the configuration names.
     pub fn new(config: &Config) -> Result<Self, Failure> {
         let daemon = &config.daemon;
+        let store = StoreLocation::of(config)?;
         Ok(Self {
             webhooks: webhooks(config)?.into_iter().map(|(webhook, _)| webhook).collect(),
             tls: tls(config)?.map(Arc::new),
-            dialer: dialer(config, address_guard(config)?)?,
+            dialer: dialer(config, address_guard(config, store.addresses())?)?,
+            store,
             notifier: Arc::new(Notifier::open()),
             access: access(config)?,
             api: open_api(config)?,
@@ -61,28 +65,32 @@ impl Prepared {
         })
     }
 
-    /// Checks everything that [`new`](Self::new) opens, beside an agent that listens on `taken` and serves the API.
-    pub fn check_beside(taken: &[SocketAddr], config: &Config) -> Result<(), Failure> {
+    /// Checks everything that [`new`](Self::new) opens, beside an agent that listens on `taken` and serves the API. Returns
+    /// where the store is.
+    pub fn check_beside(taken: &[SocketAddr], config: &Config) -> Result<StoreLocation, Failure> {
+        let store = StoreLocation::of(config)?;
         webhooks(config)?;
         tls(config)?;
-        dialer(config, address_guard(config)?)?;
+        dialer(config, address_guard(config, store.addresses())?)?;
         remote_tls(config)?;
         access(config)?;
         api_address(config)?;
         let free = config.daemon.sockets().filter(|(address, _)| !taken.contains(address));
-        free.map(|(address, section)| listen(address, section)).try_for_each(|listener| listener.map(drop))
+        free.map(|(address, section)| listen(address, section)).try_for_each(|listener| listener.map(drop))?;
+        Ok(store)
     }
 
     /// Enters the sandbox, which the process cannot leave. The sandbox allows only what a daemon needs.
     pub fn enter_sandbox(&self, config: &Config) -> Result<(), Failure> {
-        let store = config.store_path();
-        let folder = store.parent().unwrap_or(Path::new("."));
         let state = StateDir::new(config.state_dir.clone());
         let long_forms = state.long_forms_folder();
-        for folder in [folder, &long_forms] {
-            private_folder::create(folder).map_err(|error| Failure::io(folder.display(), &error))?;
+        create_folder(&long_forms)?;
+        let mut sandbox = Sandbox::new().allow_read(long_forms).allow_name_resolution();
+        if let StoreLocation::File(store) = &self.store {
+            let folder = store.parent().unwrap_or(Path::new("."));
+            create_folder(folder)?;
+            sandbox = sandbox.allow_write(folder);
         }
-        let mut sandbox = Sandbox::new().allow_write(folder).allow_read(long_forms).allow_name_resolution();
         let documents = state.documents_folder();
         for path in config.documents.iter().chain([&documents]).filter(|path| path.exists()) {
             sandbox = sandbox.allow_read(path);
@@ -97,6 +105,10 @@ impl Prepared {
         }
         Ok(())
     }
+}
+
+fn create_folder(folder: &Path) -> Result<(), Failure> {
+    private_folder::create(folder).map_err(|error| Failure::io(folder.display(), &error))
 }
 
 /// The certificate of `[http]`.
@@ -130,7 +142,7 @@ fn open_api(config: &Config) -> Result<ApiListener, Failure> {
     match api_address(config)? {
         ApiPlace::Unix(path) => {
             if let Some(folder) = path.parent() {
-                private_folder::create(folder).map_err(|error| Failure::io(folder.display(), &error))?;
+                create_folder(folder)?;
             }
             ApiListener::unix(&path).map_err(|error| Failure::new("io", error.to_string()))
         }

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, header};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::agent::api::secret_file::read_secret_line;
+use crate::agent::secret_file::read_secret_line;
 
 /// A bearer token (RFC 6750). Tokens are compared in constant time.
 #[derive(Clone)]

@@ -111,6 +111,17 @@ impl PostgresStore {
         Ok(Self { limits, totals, commits, pool, writer: Mutex::new(Some(Running { queue, task })) })
     }
 
+    /// Checks that a server can be reached, accepts the login, and has a database that this release can use. Writes nothing,
+    /// and an agent may use the database meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open) but [`StoreError::InUse`].
+    pub async fn check(options: &PostgresOptions) -> Result<(), StoreError> {
+        let session = session::Session::connect(options).await?;
+        schema::set_up(&session).await?;
+        schema::current(&session).await.map(drop)
+    }
+
     /// Returns how many transactions were committed since the store was opened. Under load, transactions are far fewer
     /// than requests.
     pub fn commits(&self) -> u64 {

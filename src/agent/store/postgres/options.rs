@@ -1,6 +1,12 @@
 //! Where the server is, and how it is reached.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::ClientConfig;
 use tokio_postgres::{
@@ -9,8 +15,10 @@ use tokio_postgres::{
 };
 
 use super::tls::Tls;
-use crate::agent::store::error::StoreError;
+use crate::agent::{secret_file, store::error::StoreError};
 
+/// The port of a server whose URL names none.
+const DEFAULT_PORT: u16 = 5432;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this time without an acknowledgement by the server's machine, the connection counts as lost.
@@ -82,6 +90,14 @@ impl PostgresOptions {
         self
     }
 
+    /// The same database, with the password of the user from the first line of a file.
+    ///
+    /// # Errors
+    /// If the file cannot be read, others may read it, or its first line is empty.
+    pub fn with_password_file(self, path: &Path) -> io::Result<Self> {
+        Ok(self.with_password(secret_file::read_password_line(path)?.as_bytes()))
+    }
+
     /// The names of the database and of the server, for people.
     pub fn name(&self) -> &str {
         &self.name
@@ -90,6 +106,32 @@ impl PostgresOptions {
     /// Whether the connection is encrypted, and the server proved.
     pub fn is_encrypted(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// Whether a server is reached by a Unix socket.
+    pub fn has_unix_socket(&self) -> bool {
+        self.config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)))
+    }
+
+    /// The addresses of the servers that are known without the DNS.
+    pub fn literal_addresses(&self) -> Vec<SocketAddr> {
+        let ports = self.config.get_ports();
+        let hosts = self.config.get_hosts().iter().enumerate();
+        let addresses = hosts.flat_map(|(index, host)| {
+            // One port is that of every host (libpq, "Specifying Multiple Hosts").
+            let port = ports.get(index).or(ports.first()).copied().unwrap_or(DEFAULT_PORT);
+            let address = self.config.get_hostaddrs().get(index).copied();
+            let addresses = match (address, host) {
+                (Some(address), _) => vec![address],
+                (None, Host::Tcp(name)) if name == "localhost" => {
+                    vec![IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]
+                }
+                (None, Host::Tcp(name)) => name.parse().into_iter().collect(),
+                (None, Host::Unix(_)) => Vec::new(),
+            };
+            addresses.into_iter().map(move |address| SocketAddr::new(address, port))
+        });
+        addresses.collect()
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -153,6 +195,26 @@ mod tests {
         ] {
             let options = options(url).unwrap_or_else(|error| panic!("{url}: {error}"));
             assert_eq!(options.is_encrypted(), is_encrypted, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_addresses_of_servers_are_known() {
+        for (url, addresses) in [
+            ("postgres://agent@db.example/store", vec![]),
+            ("postgres://agent@192.0.2.1/store", vec!["192.0.2.1:5432"]),
+            ("postgres://agent@192.0.2.1:1,[2001:db8::1]:2/store", vec!["192.0.2.1:1", "[2001:db8::1]:2"]),
+            ("postgres://agent@db.example:7/store?hostaddr=192.0.2.1", vec!["192.0.2.1:7"]),
+            ("postgres://agent@localhost:7/store", vec!["127.0.0.1:7", "[::1]:7"]),
+            ("postgres:///store?host=/run/postgresql&user=agent", vec![]),
+        ] {
+            let options = options(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            let expected: Vec<SocketAddr> = addresses.iter().map(|it| it.parse().unwrap()).collect();
+            assert_eq!(
+                (options.literal_addresses(), options.has_unix_socket()),
+                (expected, url.contains("/run")),
+                "{url}"
+            );
         }
     }
 

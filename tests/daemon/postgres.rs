@@ -1,0 +1,159 @@
+//! A daemon whose store is in PostgreSQL, over TCP and TLS: a database that is used by another agent, that refuses the login,
+//! and that is away while messages come.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{
+    api_client::{ApiClient, SAY},
+    daemon::{Daemon, status_of, write_with_mode},
+    endpoint::Endpoint,
+    load::LoadGenerator,
+    peer::Peer,
+    postgres_server::{PASSWORD, Server},
+};
+
+/// How long the database is away. The agent must not run out of something meanwhile.
+const AWAY: Duration = Duration::from_secs(15);
+
+/// A daemon, which is not started, and whose store is a new database of the server.
+pub fn daemon_on(server: &Server) -> Option<Daemon> {
+    let certificate = server.certificate();
+    let net = format!("[net]\nallow_private = [\"127.0.0.0/8\"]\nca = \"{}\"", certificate.display());
+    let daemon = Daemon::with_config(&net, &store_section(server, &server.database()))?;
+    write_with_mode(&daemon.home, "store.password", PASSWORD, 0o600);
+    Some(daemon)
+}
+
+fn store_section(server: &Server, database: &str) -> String {
+    format!("[store]\nurl = \"{}\"\npassword_file = \"store.password\"\n", server.url_at("localhost", database))
+}
+
+#[test]
+fn messages_are_kept_in_a_database() {
+    let Some(server) = Server::shared() else { return };
+    let Some(mut alice) = daemon_on(server) else { return };
+    alice.start();
+    let endpoint = Endpoint::accepting();
+    let peer = Peer::with_endpoint("peer", &endpoint.uri());
+    for text in ["one", "two"] {
+        assert_eq!(status_of(&alice.post(peer.pack_text(&alice.did, text).as_bytes())), 202);
+    }
+    alice.wait_until("the messages arrived", |alice| alice.unread_texts() == ["one", "two"]);
+    let id = alice.send_text(peer.did(), "answer").unwrap();
+    alice.wait_until("the answer is sent", |alice| alice.outbox_message(&id)["state"] == "sent");
+    assert!(alice.run(&["serve", "--check"]).success().contains("in PostgreSQL"));
+    alice.stop();
+    assert!(alice.run(&["serve", "--check"]).success().contains("in PostgreSQL"));
+    alice.start();
+    assert_eq!(alice.unread_texts(), ["one", "two"]);
+    assert_eq!(alice.outbox_message(&id)["state"], "sent");
+    assert!(!alice.home.path().join("state/agent").exists(), "nothing is kept in a file");
+    assert!(!alice.log().contains(PASSWORD));
+}
+
+#[test]
+fn a_database_is_refused_for_a_reason() {
+    let Some(server) = Server::shared() else { return };
+    let Some(mut alice) = daemon_on(server) else { return };
+    let file = alice.home.path().join("claviger.toml");
+    let right = fs::read_to_string(&file).unwrap();
+    let configure = |from: &str, to: &str| {
+        assert!(right.contains(from), "{from}");
+        fs::write(&file, right.replacen(from, to, 1)).unwrap();
+    };
+    for (from, to, reason) in [
+        ("password_file = \"store.password\"", "", "password missing"),
+        ("?sslmode=verify-full", "?sslmode=disable", "no encryption"),
+        ("@localhost", "@127.0.0.1", "certificate not valid for name"),
+        ("/store_", "/no_store_", "does not exist"),
+    ] {
+        configure(from, to);
+        for command in ["serve", "serve --check"] {
+            let refused = alice.home.run(&format!("--json {command}"));
+            assert_eq!(refused.error(1), "store-unavailable");
+            assert!(refused.stderr().contains(reason), "{command}: {}", refused.stderr());
+        }
+    }
+    for (from, to, reason) in [
+        ("@localhost", ":secret@localhost", "password"),
+        ("postgres://agent@localhost", "postgres:///x?host=/tmp&user=agent&application_name=", "Unix socket"),
+        ("\"store.password\"", "\"other.password\"", "other.password"),
+        ("[store]", "[store]\npath = \"agent.db\"", "both path and url"),
+    ] {
+        configure(from, to);
+        let refused = alice.home.run("--json serve --check");
+        assert_eq!(refused.error(2), "bad-config");
+        let text = refused.stderr();
+        assert!(text.contains(reason) && !text.contains("secret"), "{text}");
+    }
+    fs::write(&file, &right).unwrap();
+    write_with_mode(&alice.home, "store.password", "wrong", 0o600);
+    let refused = alice.home.run("--json serve");
+    assert_eq!(refused.error(1), "store-unavailable");
+    assert!(refused.stderr().contains("password authentication failed"), "{}", refused.stderr());
+    write_with_mode(&alice.home, "store.password", PASSWORD, 0o644);
+    assert_eq!(alice.home.run("--json serve").error(2), "bad-config");
+    write_with_mode(&alice.home, "store.password", PASSWORD, 0o600);
+
+    // Another agent has the database.
+    alice.start();
+    let Some(bob) = daemon_on(server) else { return };
+    let of_alice = right.lines().find(|line| line.starts_with("url = ")).unwrap();
+    let file = bob.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let of_bob = text.lines().find(|line| line.starts_with("url = ")).unwrap();
+    fs::write(&file, text.replace(of_bob, of_alice)).unwrap();
+    assert_eq!(bob.home.run("--json serve").error(1), "agent-there");
+    assert!(alice.is_ready());
+}
+
+/// While the database is away, nothing is accepted, and peers and applications are told to come again. Then the agent goes on by
+/// itself: what was accepted is there once, and cursors hold.
+#[test]
+fn an_agent_waits_for_its_database() {
+    let Some(server) = Server::start() else { return };
+    let Some(mut alice) = daemon_on(&server) else { return };
+    alice.start();
+    let endpoint = Endpoint::accepting();
+    let peer = Peer::with_endpoint("peer", &endpoint.uri());
+    assert_eq!(status_of(&alice.post(peer.pack_text(&alice.did, "before").as_bytes())), 202);
+    alice.wait_until("the message arrived", |alice| alice.unread_texts() == ["before"]);
+    let application = ApiClient::new(&alice);
+    let cursor = application.get("/v1/inbox").json(200)["cursor"].as_i64().unwrap();
+    let load = LoadGenerator::start(&alice, 2);
+    alice.wait_until("messages are accepted", |_| load.accepted() > 20);
+
+    server.crash();
+    let away = Instant::now();
+    let refused = alice.post(peer.pack_text(&alice.did, "not taken").as_bytes());
+    assert_eq!(status_of(&refused), 503, "{refused}");
+    assert!(refused.to_lowercase().contains("retry-after: "), "{refused}");
+    let message = json!({"to": peer.did(), "type": SAY, "body": {"content": "not taken"}});
+    let response = application.post("/v1/messages", &message);
+    assert_eq!(response.error(503), "store-unavailable");
+    assert!(response.header("retry-after").is_some());
+    alice.wait_until("the health check fails", |alice| !alice.is_ready());
+    assert!(alice.is_live());
+    let while_away = load.accepted();
+    std::thread::sleep(AWAY.saturating_sub(away.elapsed()));
+    assert_eq!(load.accepted(), while_away);
+
+    server.restart();
+    alice.wait_until("the agent goes on", Daemon::is_ready);
+    let after = load.accepted();
+    alice.wait_until("messages are accepted again", |_| load.accepted() > after + 20);
+    let id = alice.send_text(peer.did(), "after").unwrap();
+    alice.wait_until("a message is sent", |alice| alice.outbox_message(&id)["state"] == "sent");
+    assert_eq!(endpoint.messages().len(), 1);
+    let mut sent = load.stop();
+    sent.accepted.insert("before".to_owned());
+    sent.assert_each_delivered_once(&alice, Duration::from_secs(60));
+    // The cursor that was given out before is known.
+    let page = application.get(&format!("/v1/inbox?limit=1&after={cursor}")).json(200);
+    assert_ne!(page["messages"][0]["message"]["body"]["content"], "before");
+}
