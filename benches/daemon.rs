@@ -37,6 +37,8 @@ use tokio::runtime::Runtime;
 const KNOWN: usize = 4;
 /// The number of recipients, where there is more than one.
 const RECIPIENTS: usize = 100;
+/// The time before a distant endpoint responds.
+const FAR: Duration = Duration::from_millis(50);
 /// The interval at which the daemon's progress is polled.
 const LOOK: Duration = Duration::from_millis(40);
 /// The time that the daemon is idle before its memory is read.
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
         for (name, uri) in &tokens.devices {
             let variable = if *name == "softhsm" { "SOFTHSM2_CONF" } else { "KRYOPTIC_CONF" };
             let env = (variable.to_owned(), std::env::var(variable).expect("the token's configuration"));
-            let mut daemon = Daemon::new(program.clone(), env, uri, "");
+            let mut daemon = Daemon::new(program.clone(), env, uri, &store_section(name));
             let ours = daemon.make_did(&CURVES.map(Curve::name));
             println!("\n## {name}");
             daemon.start();
@@ -56,6 +58,12 @@ fn main() -> ExitCode {
             Bench { runtime, daemon: &mut daemon, uri, ours: &ours }.measure(fresh);
         }
     })
+}
+
+/// The store: in SQLite, unless the environment names a server of PostgreSQL. Each token needs a database of its name.
+fn store_section(token: &str) -> String {
+    let server = std::env::var("CLAVIGER_BENCH_POSTGRES").map(|url| format!("[store]\nurl = \"{url}/{token}\"\n"));
+    server.unwrap_or_default()
 }
 
 struct Bench<'a> {
@@ -106,10 +114,12 @@ impl Bench<'_> {
         println!("\n| sent | messages/s |\n|---|---:|");
         for curve in CURVES {
             for recipients in [1, RECIPIENTS] {
-                let rate = self.send(curve, recipients, many);
+                let rate = self.send(curve, recipients, many, Duration::ZERO);
                 println!("| {}, to {recipients} | {rate:.0} |", curve.name());
             }
         }
+        let rate = self.send(Curve::P256, 1, many, FAR);
+        println!("| P-256, to 1, {} ms away | {rate:.0} |", FAR.as_millis());
         let busy = memory(self.daemon.pid());
         self.recover(waiting);
         println!("\n| memory at rest, MB | agent | keepers and supervisor |\n|---|---:|---:|");
@@ -143,10 +153,10 @@ impl Bench<'_> {
     }
 
     /// Has the daemon send messages to `recipients` DIDs that share one endpoint, and waits until the endpoint has
-    /// received all. Returns the messages per second.
-    fn send(&self, curve: Curve, recipients: usize, many: usize) -> f64 {
+    /// received all. The endpoint responds after `delay`. Returns the messages per second.
+    fn send(&self, curve: Curve, recipients: usize, many: usize, delay: Duration) -> f64 {
         let (posted, sink) = mpsc::channel();
-        let endpoint = format!("http://127.0.0.1:{}", serve(posted));
+        let endpoint = format!("http://127.0.0.1:{}", serve(posted, delay));
         let dids: Vec<String> = (0..recipients)
             .map(|_| {
                 let key = PrivateKey::generate(curve).public().clone();

@@ -36,7 +36,7 @@ pub(super) const USER_AGENT: &str = concat!("claviger/", env!("CARGO_PKG_VERSION
 const MAX_REDIRECTS: usize = 5;
 /// The most idle connections to one host: as many as the outbox uses at once by default. With fewer, a host of many peers
 /// gets a new connection for most messages. And how long an idle connection is kept.
-const MAX_IDLE_PER_HOST: usize = 64;
+const MAX_IDLE_PER_HOST: usize = 128;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most bytes and headers in the head of a response.
 const MAX_HEAD_BYTES: usize = 64 * 1024;

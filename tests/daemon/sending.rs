@@ -1,9 +1,12 @@
 //! What counts as sent, and requests to send that are repeated.
 
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddrV4, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
     thread,
+    time::{Duration, Instant},
 };
 
 use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
@@ -67,6 +70,72 @@ fn a_reply_counts_as_sent_once_it_is_written() {
     let packed = socket.next(TIMEOUT).expect("the message");
     assert!(packed.len() > large.len());
     daemon.wait_until("the message is sent", |daemon| daemon.outbox_message(&id)["state"] == "sent");
+}
+
+/// What a distant server has seen.
+struct Seen {
+    /// When the last request arrived.
+    last: Instant,
+    /// The requests under way, by their thread, and the most that there were at once.
+    now: HashMap<String, usize>,
+    most: usize,
+    most_of_conversation: usize,
+    /// The texts of the conversation, in the order of their arrival.
+    conversation: Vec<String>,
+}
+
+/// A server that is far away gets many messages at once, and those of one thread one after the other.
+#[test]
+fn a_distant_server_gets_many_messages_at_once() {
+    let Some(daemon) = Daemon::running("") else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let peer = Arc::new(Peer::with_endpoint("peer", &uri));
+    let seen =
+        Seen { last: Instant::now(), now: HashMap::new(), most: 0, most_of_conversation: 0, conversation: Vec::new() };
+    let seen = Arc::new(Mutex::new(seen));
+    let endpoint = Endpoint::with_listener(listener, {
+        let (peer, seen) = (peer.clone(), seen.clone());
+        move |request| {
+            let (message, _) = peer.open(&request.body);
+            let of = message.thid.clone().unwrap_or(message.id);
+            let mut now = seen.lock().unwrap();
+            now.last = Instant::now();
+            *now.now.entry(of.clone()).or_default() += 1;
+            now.most = now.most.max(now.now.values().sum());
+            if of == "conversation" {
+                now.most_of_conversation = now.most_of_conversation.max(now.now[&of]);
+                let text = message.body["content"].as_str().unwrap().to_owned();
+                now.conversation.push(text);
+            }
+            drop(now);
+            // The answers come once no other request follows: then the daemon waits for them.
+            while seen.lock().unwrap().last.elapsed() < Duration::from_millis(300) {
+                thread::sleep(Duration::from_millis(20));
+            }
+            *seen.lock().unwrap().now.get_mut(&of).unwrap() -= 1;
+            (202, String::new(), String::new())
+        }
+    });
+    let message = |number: usize| {
+        let mut message =
+            json!({"to": peer.did(), "from": daemon.did, "type": SAY, "body": {"content": number.to_string()}});
+        if number.is_multiple_of(50) {
+            message["headers"] = json!({"thid": "conversation"});
+        }
+        message
+    };
+    for batch in 0..4 {
+        let messages: Vec<Value> = (batch * 100..(batch + 1) * 100).map(message).collect();
+        ApiClient::new(&daemon).post("/v1/batches", &json!({ "messages": messages })).json(200);
+    }
+    daemon.wait_until("all are sent", |daemon| daemon.metric("claviger_waiting{queue=\"outbox\"}") == 0.0);
+    assert_eq!(endpoint.messages().len(), 400);
+    let seen = seen.lock().unwrap();
+    assert!((20..=128).contains(&seen.most), "{} at once", seen.most);
+    assert_eq!(seen.most_of_conversation, 1);
+    let expected: Vec<String> = (0..400).step_by(50).map(|number| number.to_string()).collect();
+    assert_eq!(seen.conversation, expected);
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Outbox {
         }
         let span = tracing::info_span!(target: SPAN_TARGET, "send", message = entry.message, tries = entry.tries);
         let unsent = match self.send(entry, shutdown).instrument(span).await {
-            Ok(()) => return Attempt::Sent(now()),
+            Ok(had_room) => return Attempt::Sent { time: now(), had_room },
             Err(unsent) => unsent,
         };
         // Full jitter: any time up to a maximum that doubles with each failure.
@@ -112,22 +112,24 @@ impl Outbox {
         }
     }
 
-    /// Sends a message on an open connection of the peer, or on the first of the peer's routes that accepts it.
-    async fn send(&self, entry: &OutboxEntry, shutdown: &CancellationToken) -> Result<(), Unsent> {
+    /// Sends a message on an open connection of the peer, or on the first of the peer's routes that accepts it. Returns whether
+    /// the message did not wait for its turn there.
+    async fn send(&self, entry: &OutboxEntry, shutdown: &CancellationToken) -> Result<bool, Unsent> {
         let prepared = self.prepare(entry).await.map_err(Unsent::NotPacked)?;
         self.parts.routes.settled(&entry.peer).await;
         if self.parts.routes.has_route(&entry.peer, &entry.thread) {
-            return self.send_on_return_route(entry, &prepared).await;
+            // The messages on one connection follow one another in any case.
+            return self.send_on_return_route(entry, &prepared).await.map(|()| false);
         }
         if self.is_own(&prepared) && self.accept_own(&prepared).await? {
-            return Ok(());
+            return Ok(false);
         }
         let routes = self.routes(&prepared).await.map_err(Unsent::NotPacked)?;
         let mut tried = Tried::default();
         let mut packed = None;
         for route in &routes.usable {
             match self.send_on(route, &prepared, &mut packed, entry, shutdown).await {
-                Ok(()) => return Ok(()),
+                Ok(had_room) => return Ok(had_room),
                 Err(Unsent::Failed(error)) => tried.failed(error),
                 Err(Unsent::Paused(paused)) => tried.paused(paused),
                 Err(other) => return Err(other),
@@ -188,8 +190,8 @@ impl Outbox {
         }
     }
 
-    /// Sends a message on one route. `packed` is the message for the peer alone, once it is packed: the other routes of
-    /// the attempt need no token.
+    /// Sends a message on one route. Returns whether the message did not wait for its turn at the route's server. `packed` is
+    /// the message for the peer alone, once it is packed: the other routes of the attempt need no token.
     async fn send_on(
         &self,
         route: &Route,
@@ -197,7 +199,7 @@ impl Outbox {
         packed: &mut Option<String>,
         entry: &OutboxEntry,
         shutdown: &CancellationToken,
-    ) -> Result<(), Unsent> {
+    ) -> Result<bool, Unsent> {
         let uri = &route.service.service_endpoint;
         if route.is_queue() {
             return unusable("the peer fetches its messages (didcomm:transport/queue)");
@@ -258,6 +260,7 @@ impl Outbox {
                 return Err(Unsent::Failed(error));
             }
         };
+        let had_room = permit.had_room();
         permit.accepted();
         for returned in returned {
             // The peer may return what a stranger wrote, so the limits of all other messages apply.
@@ -265,7 +268,7 @@ impl Outbox {
                 tracing::warn!(%error, "returned message not accepted");
             }
         }
-        Ok(())
+        Ok(had_room)
     }
 
     /// Returns once the peer has opened a return route for a message.
@@ -373,7 +376,7 @@ fn audience(entry: &OutboxEntry) -> Audience {
     if entry.to_stranger { Audience::Stranger } else { Audience::Known }
 }
 
-fn unusable(reason: &str) -> Result<(), Unsent> {
+fn unusable<T>(reason: &str) -> Result<T, Unsent> {
     Err(Unsent::Failed(SendError::unusable(reason)))
 }
 

@@ -35,6 +35,11 @@ pub(super) struct GateState {
     /// The size of the window, and the largest that it had.
     pub size: usize,
     pub largest: usize,
+    /// The size from which the window grows by one with as many accepted messages as it has permits: half the size at the last
+    /// failure. Below it, the window grows with each accepted message.
+    pub threshold: usize,
+    /// The messages that were accepted since the window grew, above the threshold.
+    pub accepted: usize,
     /// The permits that are taken back as soon as they are returned.
     pub excess: usize,
     /// Whether the origin has accepted a message lately.
@@ -66,6 +71,8 @@ impl Gate {
             state: Mutex::new(GateState {
                 size: window,
                 largest: window,
+                threshold: usize::MAX,
+                accepted: 0,
                 excess: 0,
                 is_proven: false,
                 failures: 0,
@@ -100,6 +107,16 @@ impl GateState {
             (failures, _) if failures % 4 == 3 => SEND_LIMIT,
             _ => SHORT_SEND_LIMIT,
         }
+    }
+
+    /// Counts an accepted message. Returns whether the window may grow by one.
+    pub fn earns_growth(&mut self) -> bool {
+        self.accepted += usize::from(self.size >= self.threshold);
+        let is_earned = self.size < self.threshold || self.accepted >= self.size;
+        if is_earned {
+            self.accepted = 0;
+        }
+        is_earned
     }
 
     pub fn open(&mut self, limits: OriginLimits, problem: &str) {

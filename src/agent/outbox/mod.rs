@@ -22,6 +22,7 @@ mod pack;
 mod peer_resolver;
 mod peer_task;
 mod reply_rate;
+mod round;
 mod state;
 mod transport;
 mod unrecorded;

@@ -10,11 +10,12 @@ pub struct OutboxOptions {
     /// How long the agent tries to send a message, in milliseconds, unless the message's `expires_time` is earlier.
     /// Default: 7 days.
     pub message_lifetime: Millis,
-    /// How many messages are sent to one peer at the same time. Default: 4.
+    /// How many messages are sent to one peer at the same time, at first, and when others have messages for its server. While
+    /// the server has room, it becomes up to `concurrent_per_origin`. Default: 4.
     pub concurrent_per_peer: usize,
     /// How many messages are sent at the same time in total. Default: 256.
     pub concurrent: usize,
-    /// How many messages are sent to one server at the same time. A new server begins with 2. Default: 64.
+    /// How many messages are sent to one server at the same time. A new server begins with 2. Default: 128.
     pub concurrent_per_origin: usize,
     /// How many replies to strangers are sent at the same time to servers that have not accepted a message yet, and how many
     /// documents are fetched for replies to strangers. Default: 16.
@@ -38,7 +39,7 @@ impl Default for OutboxOptions {
             message_lifetime: 7 * 24 * 60 * 60 * 1000,
             concurrent_per_peer: 4,
             concurrent: 256,
-            concurrent_per_origin: 64,
+            concurrent_per_origin: 128,
             concurrent_unknown: 16,
             stranger_replies_per_second: 50,
             unresolved_lifetime: 24 * 60 * 60 * 1000,

@@ -67,6 +67,7 @@ pub(super) struct OriginPermit {
     _others: Vec<OwnedSemaphorePermit>,
     /// Not forgotten as long as one of its permits is held.
     _neighbourhood: Option<Arc<Gate>>,
+    had_room: bool,
     is_proven: bool,
     send_limit: Duration,
     audience: Audience,
@@ -120,6 +121,7 @@ impl Origins {
             let gate = near.insert(self.gate(name, window));
             others.extend(acquire(&gate.window).await);
         }
+        let had_room = gate.window.available_permits() > 0 && self.all.available_permits() > 0;
         let slot = acquire(&gate.window).await;
         gate.check()?;
         // The application's own messages do not stand in the line of the strangers' servers.
@@ -139,7 +141,7 @@ impl Origins {
             send_limit = send_limit.min(FIRST_SEND_LIMIT);
         }
         let (limits, _others, _neighbourhood) = (self.limits, others, near);
-        Ok(OriginPermit { gate, limits, slot, _others, _neighbourhood, is_proven, send_limit, audience })
+        Ok(OriginPermit { gate, limits, slot, _others, _neighbourhood, had_room, is_proven, send_limit, audience })
     }
 
     /// Waits for a permit for a message that needs no origin, since its peer is connected or one of our DIDs.
@@ -183,6 +185,11 @@ impl OriginPermit {
         self.is_proven
     }
 
+    /// Whether the origin had a permit that nobody waited for.
+    pub fn had_room(&self) -> bool {
+        self.had_room
+    }
+
     /// The time to connect.
     pub fn reach_limit(&self) -> Duration {
         REACH_LIMIT.min(self.send_limit)
@@ -199,7 +206,7 @@ impl OriginPermit {
             let mut state = self.gate.state();
             (state.is_proven, state.failures, state.error_answers) = (true, 0, 0);
             state.open_until = Instant::now();
-            let grows = state.size < self.limits.max_window;
+            let grows = state.size < self.limits.max_window && state.earns_growth();
             state.size += usize::from(grows);
             // A permit that would be taken back stays.
             let keeps = grows && state.excess > 0;
@@ -229,7 +236,7 @@ impl OriginPermit {
         state.failures = state.failures.saturating_add(1);
         let size = (state.size / 2).max(1);
         state.excess += state.size - size;
-        state.size = size;
+        (state.size, state.threshold, state.accepted) = (size, size, 0);
         // One broken connection among many says little about a server that serves others.
         if !state.is_proven || state.failures > 1 {
             state.open(self.limits, problem);
@@ -327,7 +334,8 @@ mod tests {
         assert_eq!(one.len(), 2, "a quarter of 8");
         assert!(one.iter().all(|permit| !permit.is_proven() && permit.send_limit() == SHORT_SEND_LIMIT));
         one.into_iter().for_each(OriginPermit::accepted);
-        assert_eq!(here(&origins).len(), 4);
+        // From half of the largest window that failed, it grows by one with as many successes as it has permits.
+        assert_eq!(here(&origins).len(), 3);
     }
 
     #[tokio::test]

@@ -1,21 +1,13 @@
 //! The tasks of the outbox: one for each peer, which sends its messages and pauses while the peer is unreachable.
 
-use std::{
-    collections::HashSet,
-    panic::AssertUnwindSafe,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, Stream, StreamExt, stream};
+use futures_util::FutureExt;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    round::{PeerWindow, Round, most_unrecorded},
     state::Outbox,
     unrecorded::Unrecorded,
     waits::{Pause, Waits},
@@ -32,14 +24,12 @@ use crate::agent::{
 /// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// The message was sent at this time, which is not recorded yet.
-    Sent(Millis),
+    /// The message was sent at this time, which is not recorded yet. `had_room`: it did not wait for its turn at the server.
+    Sent { time: Millis, had_room: bool },
     /// The message will never be sent.
     Concluded,
     /// The message was not tried: the store is unavailable, or the agent shuts down.
     Deferred,
-    /// The message was not tried, because of what became of one before it.
-    Passed,
     /// No token can pack messages from the message's sender, for this reason. They wait for this long or until a key
     /// changes, and messages from other senders do not.
     TokenAway(Duration, String),
@@ -51,7 +41,7 @@ pub(super) enum Attempt {
 
 /// The messages of a peer that are left out for a while.
 #[derive(Default)]
-struct LeftOut {
+pub(super) struct LeftOut {
     /// The last pause of the peer, until it gets messages again.
     peer: Option<Pause>,
     /// The senders whose token is away, until when they are left out, and the same as it is shown.
@@ -68,13 +58,6 @@ pub(super) const TOKEN_PAUSE: Duration = Duration::from_secs(5);
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the task waits after a panic.
 const PANIC_PAUSE: Duration = Duration::from_secs(5);
-/// How many messages of a peer are read at once, if those before were small. Fewer are sent at once.
-const READ_AHEAD: usize = 16;
-/// The largest of small messages, in bytes.
-const SMALL: usize = 64 * 1024;
-/// The messages of a peer that are sent, but not yet recorded as sent. A receiver gets so many twice, at most, if the agent ends
-/// before.
-const MAX_UNRECORDED: usize = 16;
 /// The most messages that are left out because they failed, and because they are postponed. Leaving them out keeps one
 /// message from blocking the others.
 const MAX_LEFT_OUT: usize = 100;
@@ -140,14 +123,15 @@ impl Outbox {
         let mut left_out = LeftOut::default();
         // Whether the store has no other message for the peer, unless the task is woken.
         let mut is_drained = false;
-        let mut read_ahead = self.parts.options.concurrent_per_peer;
+        let options = &self.parts.options;
+        let mut window = PeerWindow::new(options.concurrent_per_peer, options.concurrent_per_origin);
         // Why messages wait for a token, as it was logged: once, and not for each message and each attempt.
         let mut logged_wait = None;
         while !shutdown.is_cancelled() {
             left_out.forget_due();
             signals.show(left_out.waits());
-            unrecorded.shrink_to(MAX_UNRECORDED).await;
-            let limit = if failures == 0 { read_ahead } else { 1 };
+            unrecorded.shrink_to(most_unrecorded(&window)).await;
+            let limit = if failures == 0 { window.size() } else { 1 };
             let (is_woken, was_drained) = (signals.take_wakeup(), std::mem::take(&mut is_drained));
             let (batch, is_rest) = match was_drained && !is_woken {
                 true => (Vec::new(), true),
@@ -175,18 +159,17 @@ impl Outbox {
                 }
                 continue;
             }
-            read_ahead = self.read_ahead(&batch);
-            let (mut any_concluded, mut is_deferred, mut is_passed) = (false, false, false);
+            let (mut any_concluded, mut is_deferred) = (false, false);
             let mut unavailable: Option<(Duration, String)> = None;
-            let mut attempts = pin!(self.attempt_all(batch, failures + 1, signals, shutdown));
-            while let Some((entry, attempt)) = attempts.next().await {
+            let task = (peer, signals, shutdown);
+            let mut round = Round::new(self, task, failures.saturating_add(1), left_out.next_due(), (batch, is_rest));
+            while let Some((entry, attempt)) = round.next(&mut window, &left_out, unrecorded).await {
                 match attempt {
-                    Attempt::Sent(time) => {
+                    Attempt::Sent { time, .. } => {
                         (any_concluded, logged_wait) = (true, None);
                         unrecorded.record(self, entry, time, shutdown);
                     }
                     Attempt::Concluded => (any_concluded, logged_wait) = (true, None),
-                    Attempt::Passed => is_passed = true,
                     Attempt::Deferred => is_deferred = true,
                     Attempt::TokenAway(pause, problem) => {
                         if logged_wait.as_ref() != Some(&problem) {
@@ -204,8 +187,11 @@ impl Outbox {
                     }
                 }
             }
+            let is_complete = round.is_complete();
+            drop(round);
             match unavailable {
                 Some((pause, problem)) => {
+                    window.close();
                     failures = failures.saturating_add(1);
                     if left_out.failed.len() > MAX_LEFT_OUT {
                         left_out.failed.clear();
@@ -219,7 +205,7 @@ impl Outbox {
                 None if any_concluded => {
                     failures = 0;
                     left_out.peer = None;
-                    is_drained = is_rest && !is_passed && left_out.is_empty();
+                    is_drained = is_complete && left_out.is_empty();
                     left_out.failed.clear();
                 }
                 // Messages are tried early.
@@ -254,12 +240,23 @@ impl Outbox {
         match requested.is_empty() {
             true => {
                 let except: Vec<_> = left_out.messages().chain(unrecorded).cloned().collect();
-                let batch = store.outbox_entries(peer, &left_out.senders(), &except, limit).await?;
-                let is_rest = batch.len() < limit;
-                Ok((batch, is_rest))
+                self.read_waiting(peer, &left_out.senders(), &except, limit).await
             }
             false => Ok((requested, false)),
         }
+    }
+
+    /// Reads the oldest messages that wait for a peer. Also returns whether the store has no others.
+    pub(super) async fn read_waiting(
+        &self,
+        peer: &str,
+        except_senders: &[String],
+        except: &[String],
+        limit: usize,
+    ) -> Result<(Vec<OutboxEntry>, bool), StoreError> {
+        let batch = self.parts.store.inner().outbox_entries(peer, except_senders, except, limit).await?;
+        let is_rest = batch.len() < limit;
+        Ok((batch, is_rest))
     }
 
     /// Ends the pauses of the servers of a message's peer.
@@ -269,42 +266,6 @@ impl Outbox {
         for route in &routes.usable {
             self.origins.allow_attempt(&route.service.service_endpoint);
         }
-    }
-
-    /// Tries the messages of a batch, some at once, in their order. Once one of them is not sent, no other is begun: the peer or
-    /// a token is away.
-    fn attempt_all<'a>(
-        &'a self,
-        batch: Vec<OutboxEntry>,
-        failures: u32,
-        signals: &'a TaskSignals,
-        shutdown: &'a CancellationToken,
-    ) -> impl Stream<Item = (OutboxEntry, Attempt)> + 'a {
-        let at_once = self.parts.options.concurrent_per_peer;
-        let any_unsent = Arc::new(AtomicBool::new(false));
-        let attempt = move |(number, entry): (usize, OutboxEntry)| {
-            let any_unsent = any_unsent.clone();
-            async move {
-                let is_over =
-                    || any_unsent.load(Ordering::Relaxed) || shutdown.is_cancelled() || signals.has_requests();
-                if number >= at_once && is_over() {
-                    return (entry, Attempt::Passed);
-                }
-                let attempt = self.attempt(&entry, failures, shutdown).await;
-                if !matches!(attempt, Attempt::Sent(_) | Attempt::Concluded) {
-                    any_unsent.store(true, Ordering::Relaxed);
-                }
-                (entry, attempt)
-            }
-        };
-        stream::iter(batch.into_iter().enumerate()).map(attempt).buffer_unordered(at_once)
-    }
-
-    /// How many messages to read next: more than are sent at once, unless they may fill the memory.
-    fn read_ahead(&self, batch: &[OutboxEntry]) -> usize {
-        let is_small = |entry: &OutboxEntry| entry.sealed.as_ref().is_none_or(|sealed| sealed.len() <= SMALL);
-        let at_once = self.parts.options.concurrent_per_peer;
-        if batch.iter().all(is_small) { at_once.max(READ_AHEAD) } else { at_once }
     }
 
     /// Waits until the pause is over. A wakeup announces a new message, a new return route or a request to try a message;
@@ -384,11 +345,11 @@ impl LeftOut {
         }
     }
 
-    fn senders(&self) -> Vec<String> {
+    pub(super) fn senders(&self) -> Vec<String> {
         self.senders.iter().map(|(sender, ..)| sender.clone()).collect()
     }
 
-    fn messages(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn messages(&self) -> impl Iterator<Item = &String> {
         self.failed.iter().chain(self.postponed.iter().map(|(message, _)| message))
     }
 

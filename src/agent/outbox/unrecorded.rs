@@ -50,6 +50,10 @@ impl Unrecorded {
         &self.ids
     }
 
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }

@@ -243,10 +243,12 @@ pub struct OutboxSection {
     /// Messages that are sent at the same time, at most. A quarter of them is kept for messages of the application and
     /// replies to known peers.
     pub messages: usize,
-    /// Messages that are sent to one peer at the same time, at most.
+    /// Messages that are sent to one peer at the same time, at first and while others have messages for the peer's server. As
+    /// long as the server has room, it becomes up to `messages_per_server`. The messages of one thread are sent one after the
+    /// other.
     pub messages_per_peer: usize,
     /// Messages that are sent to one server at the same time, at most. A server begins with 2, and gets one more with each
-    /// message that it accepts. A server that fails gets fewer, and is paused for up to a minute.
+    /// message that it accepts. A server that fails gets half as many, then grows more slowly, and is paused for up to a minute.
     pub messages_per_server: usize,
     /// Replies to strangers that are sent at the same time to servers that have not accepted a message yet, at most. Servers
     /// in one network (/24 or /48) or one domain share 4.

@@ -20,31 +20,32 @@ pub struct Posted {
     pub body: String,
 }
 
-/// Starts a server that answers each POST with 202 and sends it to the channel. Each connection has its own thread.
-/// Returns the port.
+/// Starts a server that sends each POST to the channel, and answers it with 202 after the delay. Each connection has its own
+/// thread. Returns the port.
 ///
 /// # Panics
 /// If no port is free.
 #[must_use]
-pub fn serve(posted: Sender<Posted>) -> u16 {
+pub fn serve(posted: Sender<Posted>, delay: Duration) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its address").port();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let posted = posted.clone();
             // The thread ends when the client closes the connection, or sends something that is not HTTP.
-            thread::spawn(move || answer(stream, &posted));
+            thread::spawn(move || answer(stream, delay, &posted));
         }
     });
     port
 }
 
-fn answer(stream: TcpStream, posted: &Sender<Posted>) -> io::Result<()> {
+fn answer(stream: TcpStream, delay: Duration, posted: &Sender<Posted>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     loop {
         let Some((_, head, body)) = read(&mut stream)? else { return Ok(()) };
         let posted = posted.send(Posted { kind: head.kind, body: text(body)? });
+        thread::sleep(delay);
         let status = if posted.is_ok() { "202 Accepted" } else { "503 Service Unavailable" };
         stream.get_mut().write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes())?;
     }

@@ -1,0 +1,228 @@
+//! A round of a peer's task: messages are tried, several at once, and more are read while these are under way. The round ends
+//! when one of them is not sent, when others are requested, or when none is left.
+//!
+//! How many are under way at once is the peer's window. It grows while the peer's server has room, so that a distant server
+//! gets messages as fast as a near one, and shrinks to [`OutboxOptions::concurrent_per_peer`](super::OutboxOptions) as soon as
+//! messages wait for their turn at the server: then others have messages for it, too. Messages of one thread are sent one after
+//! the other.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    peer_task::{Attempt, LeftOut},
+    state::Outbox,
+    unrecorded::Unrecorded,
+    wakeups::TaskSignals,
+};
+use crate::agent::store::{StoreError, types::OutboxEntry};
+
+/// The most messages of a peer that are read at once with a small window, if those before were small.
+const READ_AHEAD: usize = 16;
+/// The largest of small messages, in bytes.
+const SMALL: usize = 64 * 1024;
+
+/// How many messages of a peer may be under way at once.
+pub(super) struct PeerWindow {
+    size: usize,
+    smallest: usize,
+    largest: usize,
+}
+
+impl PeerWindow {
+    pub fn new(smallest: usize, largest: usize) -> Self {
+        let smallest = smallest.max(1);
+        Self { size: smallest, smallest, largest: largest.max(smallest) }
+    }
+
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// A message was sent. `had_room`: it did not wait for its turn at the server; `was_full`: others of the peer waited for it.
+    fn sent(&mut self, had_room: bool, was_full: bool) {
+        if !had_room {
+            self.size = (self.size - 1).max(self.smallest);
+        } else if was_full {
+            self.size = (self.size + 1).min(self.largest);
+        }
+    }
+
+    /// The peer is unreachable.
+    pub fn close(&mut self) {
+        self.size = self.smallest;
+    }
+}
+
+/// What ended.
+enum Step {
+    Attempt(Box<(OutboxEntry, Attempt)>),
+    Read(Result<(Vec<OutboxEntry>, bool), StoreError>),
+}
+
+/// A round.
+pub(super) struct Round<'a> {
+    outbox: &'a Arc<Outbox>,
+    peer: &'a str,
+    /// The failures in a row if an attempt fails. After a failure, one message is tried.
+    failures: u32,
+    signals: &'a TaskSignals,
+    shutdown: &'a CancellationToken,
+    /// When a message is due that was left out. No more are read then, so that the next round tries it.
+    until: Option<Instant>,
+    running: FuturesUnordered<BoxFuture<'a, Step>>,
+    /// The ids and threads of the messages under way.
+    under_way: Vec<(String, String)>,
+    is_reading: bool,
+    /// The messages that are read and not begun.
+    queue: VecDeque<OutboxEntry>,
+    /// Whether the store has no other messages.
+    is_rest: bool,
+    /// Whether the first messages were begun, which nothing prevents.
+    has_begun: bool,
+    /// Whether one was not sent, so no other is begun.
+    is_over: bool,
+    /// Whether the last messages that were read were small.
+    are_small: bool,
+}
+
+impl<'a> Round<'a> {
+    /// A round that begins with these messages. `is_rest`: the store has no others.
+    pub fn new(
+        outbox: &'a Arc<Outbox>,
+        (peer, signals, shutdown): (&'a str, &'a TaskSignals, &'a CancellationToken),
+        failures: u32,
+        until: Option<Instant>,
+        (batch, is_rest): (Vec<OutboxEntry>, bool),
+    ) -> Self {
+        let mut round = Self {
+            outbox,
+            peer,
+            failures,
+            signals,
+            shutdown,
+            until,
+            running: FuturesUnordered::new(),
+            under_way: Vec::new(),
+            is_reading: false,
+            queue: VecDeque::new(),
+            is_rest,
+            has_begun: false,
+            is_over: false,
+            are_small: true,
+        };
+        round.add(batch);
+        round
+    }
+
+    /// Whether nothing is left to do in the store, unless the task is woken.
+    pub fn is_complete(&self) -> bool {
+        self.is_rest && self.queue.is_empty()
+    }
+
+    /// Returns the next message whose attempt has ended, or `None` at the end of the round.
+    pub async fn next(
+        &mut self,
+        window: &mut PeerWindow,
+        left_out: &LeftOut,
+        unrecorded: &mut Unrecorded,
+    ) -> Option<(OutboxEntry, Attempt)> {
+        loop {
+            self.begin(window);
+            let is_behind = unrecorded.len() > most_unrecorded(window);
+            if self.wants_more(window) && !is_behind {
+                self.read(window, left_out, unrecorded);
+            }
+            if self.running.is_empty() && !(is_behind && self.wants_more(window)) {
+                return None;
+            }
+            tokio::select! {
+                Some(step) = self.running.next() => match step {
+                    Step::Attempt(ended) => {
+                        let (entry, attempt) = *ended;
+                        let was_full = self.under_way.len() >= window.size();
+                        self.under_way.retain(|(id, _)| *id != entry.id);
+                        match attempt {
+                            Attempt::Sent { had_room, .. } => window.sent(had_room, was_full),
+                            Attempt::Concluded => {}
+                            _ => self.is_over = true,
+                        }
+                        return Some((entry, attempt));
+                    }
+                    Step::Read(Ok((batch, is_rest))) => {
+                        (self.is_reading, self.is_rest) = (false, is_rest);
+                        self.add(batch);
+                    }
+                    // The next round reads again, after a pause.
+                    Step::Read(Err(error)) => {
+                        tracing::warn!(%error, "outbox not read");
+                        (self.is_reading, self.is_over) = (false, true);
+                    }
+                },
+                () = unrecorded.shrink_to(most_unrecorded(window)), if is_behind => {}
+                () = self.signals.wakeup.notified(), if self.is_rest => self.is_rest = false,
+            }
+        }
+    }
+
+    fn add(&mut self, batch: Vec<OutboxEntry>) {
+        let is_small = |entry: &OutboxEntry| entry.sealed.as_ref().is_none_or(|sealed| sealed.len() <= SMALL);
+        self.are_small = batch.iter().all(is_small);
+        self.queue.extend(batch);
+    }
+
+    /// Begins messages until the window is full. A message waits while another one of its thread is under way.
+    fn begin(&mut self, window: &PeerWindow) {
+        while self.under_way.len() < self.most(window) && !self.ends() {
+            let is_free = |entry: &OutboxEntry| self.under_way.iter().all(|(_, thread)| *thread != entry.thread);
+            let at = self.queue.iter().position(is_free);
+            let Some(entry) = at.and_then(|at| self.queue.remove(at)) else { break };
+            self.under_way.push((entry.id.clone(), entry.thread.clone()));
+            let (outbox, failures, shutdown) = (self.outbox, self.failures, self.shutdown);
+            let attempt = async move {
+                let attempt = outbox.attempt(&entry, failures, shutdown).await;
+                Step::Attempt(Box::new((entry, attempt)))
+            };
+            self.running.push(attempt.boxed());
+        }
+        self.has_begun = true;
+    }
+
+    /// Whether no other message is begun.
+    fn ends(&self) -> bool {
+        self.has_begun && (self.is_over || self.shutdown.is_cancelled() || self.signals.has_requests())
+    }
+
+    /// How many messages may be under way: large ones would fill the memory.
+    fn most(&self, window: &PeerWindow) -> usize {
+        if self.are_small { window.size() } else { window.smallest }
+    }
+
+    /// Whether more messages should be read: a part of the window is free, and what is read cannot fill it.
+    fn wants_more(&self, window: &PeerWindow) -> bool {
+        let most = self.most(window);
+        let (under_way, waiting) = (self.under_way.len(), self.queue.len());
+        let is_free = under_way + most / 4 < most || under_way == 0;
+        let is_due = self.until.is_some_and(|until| until <= Instant::now());
+        self.failures == 1 && !self.is_rest && !self.is_reading && !self.ends() && !is_due && is_free && waiting < most
+    }
+
+    fn read(&mut self, window: &PeerWindow, left_out: &LeftOut, unrecorded: &mut Unrecorded) {
+        let most = self.most(window);
+        let limit = if self.are_small { most.max(READ_AHEAD) } else { most };
+        let here = self.under_way.iter().map(|(id, _)| id).chain(self.queue.iter().map(|entry| &entry.id));
+        let except: Vec<String> = here.chain(left_out.messages()).chain(unrecorded.ids()).cloned().collect();
+        let (outbox, peer, senders) = (self.outbox, self.peer, left_out.senders());
+        self.is_reading = true;
+        let read = async move { Step::Read(outbox.read_waiting(peer, &senders, &except, limit).await) };
+        self.running.push(read.boxed());
+    }
+}
+
+/// How many messages may be sent and not yet recorded as sent. A receiver gets so many twice, at most, if the agent ends before.
+pub(super) fn most_unrecorded(window: &PeerWindow) -> usize {
+    window.size().max(READ_AHEAD)
+}
