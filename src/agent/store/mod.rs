@@ -4,24 +4,33 @@
 //! `PostgresStore` keeps the same in a database of PostgreSQL. Every method that changes something returns after the change
 //! is *durable*. The 202 to a peer, the acknowledgement to a mediator and the answer to an application rely on that.
 //!
+//! [`copy`] copies a whole store from one backend to the other, and [`check`] looks for damage in one.
+//!
 //! The store sees bytes: plaintext is sealed before it is stored. Only the columns that the store searches by are in
 //! the clear: DIDs, message ids, threads, types and times.
 
 mod backend;
+mod check;
+mod copy;
 mod cursor_range;
 mod digests;
 pub(in crate::agent) mod error;
 pub(in crate::agent) mod event;
 mod limits;
+mod location;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod sqlite;
+mod tables;
 pub(in crate::agent) mod types;
 
 pub use backend::Store;
+pub use check::{CheckFinding, CheckReport, check};
+pub use copy::{CopiedTable, CopyProgress, CopyReport, CopyStep, copy};
 pub use error::StoreError;
 pub use event::{NewEvent, StoredEvent};
 pub use limits::StoreLimits;
+pub use location::StoreLocation;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore, backup, restore};

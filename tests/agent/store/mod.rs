@@ -10,8 +10,12 @@ use claviger::agent::store::{SqliteOptions, SqliteStore, Store, StoreLimits};
 use tempfile::TempDir;
 
 mod backups;
+mod checks;
 mod commits;
 mod concurrency;
+mod content;
+#[cfg(feature = "postgres")]
+mod copies;
 mod disk;
 mod envelopes;
 mod events;

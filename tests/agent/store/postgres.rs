@@ -54,12 +54,12 @@ impl Location {
         PostgresStore::open(self.options(), StoreLimits::default()).await
     }
 
-    fn options(&self) -> PostgresOptions {
+    pub fn options(&self) -> PostgresOptions {
         let tls = claviger::net::client_config(None).expect("a TLS configuration");
         PostgresOptions::from_url(&self.server.url(&self.database), &tls).expect("a URL")
     }
 
-    fn sql(&self, statements: &str) -> String {
+    pub fn sql(&self, statements: &str) -> String {
         self.server.sql(&self.database, statements)
     }
 

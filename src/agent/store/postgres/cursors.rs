@@ -33,8 +33,10 @@ pub(super) enum Sequence {
 }
 
 impl Sequence {
+    pub(super) const ALL: [Self; 2] = [Self::Deliveries, Self::Events];
+
     /// The name of the table.
-    fn table(self) -> &'static str {
+    pub(super) fn table(self) -> &'static str {
         match self {
             Self::Deliveries => "deliveries",
             Self::Events => "events",
@@ -66,28 +68,19 @@ pub(super) async fn begin_range(session: &Session) -> Result<(), StoreError> {
 }
 
 async fn try_begin_range(session: &Session) -> Result<(), tokio_postgres::Error> {
-    let compare = format!(
-        "SELECT count(claviger.name), count(*) FILTER (WHERE claviger.value = here.value)
-        FROM ({PLACE}) AS here LEFT JOIN claviger ON claviger.name = here.name"
-    );
-    let (known, same) = match session.first(&compare, &[]).await? {
-        Some(row) => (row.get::<_, i64>(0), row.get::<_, i64>(1)),
-        None => (0, 0),
-    };
-    if known > 0 && same == 3 {
+    let was_restored = was_restored(session).await?;
+    if was_restored == Some(false) {
         return Ok(());
     }
-    let write =
-        format!("INSERT INTO claviger (name, value) {PLACE} ON CONFLICT (name) DO UPDATE SET value = excluded.value");
-    session.execute(&write, &[]).await?;
-    if known > 0 {
-        tracing::warn!("the database was restored or moved: cursors begin a new range");
+    note_place(session).await?;
+    if was_restored == Some(true) {
+        tracing::warn!("the database was restored, moved or copied: cursors begin a new range");
         let note = "INSERT INTO claviger (name, value) VALUES ($1, $2)
             ON CONFLICT (name) DO UPDATE SET value = excluded.value";
         session.execute(note, params![RESTORED_AT, now()]).await?;
     }
     let (start, random) = (earliest_start(now()), RANDOM_PART as f64);
-    for sequence in [Sequence::Deliveries, Sequence::Events] {
+    for sequence in Sequence::ALL {
         let (table, last) = (sequence.table(), sequence.last());
         let end = format!("UPDATE cursor_ranges SET last = {last} WHERE sequence = $1 AND last IS NULL");
         session.execute(&end, params![table]).await?;
@@ -99,6 +92,29 @@ async fn try_begin_range(session: &Session) -> Result<(), tokio_postgres::Error>
         session.all(&begin, params![table, start, random]).await?;
     }
     Ok(())
+}
+
+/// Whether the database was restored or moved since its place was noted. `None`: its place was never noted.
+pub(super) async fn was_restored(session: &Session) -> Result<Option<bool>, tokio_postgres::Error> {
+    let compare = format!(
+        "SELECT count(claviger.name), count(*) FILTER (WHERE claviger.value = here.value)
+        FROM ({PLACE}) AS here LEFT JOIN claviger ON claviger.name = here.name"
+    );
+    let row = session.first(&compare, &[]).await?;
+    let (known, same) = row.map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i64>(1)));
+    Ok((known > 0).then_some(same < 3))
+}
+
+/// Notes where the database is.
+pub(super) async fn note_place(session: &Session) -> Result<(), tokio_postgres::Error> {
+    let write =
+        format!("INSERT INTO claviger (name, value) {PLACE} ON CONFLICT (name) DO UPDATE SET value = excluded.value");
+    session.execute(&write, &[]).await.map(drop)
+}
+
+/// Notes a place that no database has, so that the database counts as restored.
+pub(super) async fn note_no_place(session: &Session) -> Result<(), tokio_postgres::Error> {
+    session.execute("UPDATE claviger SET value = 0 WHERE name = 'place_table'", &[]).await.map(drop)
 }
 
 /// Whether the store has given out this cursor. 0 is the beginning.

@@ -11,6 +11,7 @@
 //! sealed before it is stored.
 
 mod changes;
+mod check;
 mod cursors;
 mod envelopes;
 mod errors;
@@ -26,6 +27,7 @@ mod rows;
 mod schema;
 mod session;
 mod strangers;
+mod tables;
 mod text;
 mod tls;
 mod totals;
@@ -42,6 +44,7 @@ use futures_util::future::BoxFuture;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 pub use options::PostgresOptions;
+pub(super) use tables::PostgresTables;
 
 use self::{
     ownership::Owned,

@@ -25,7 +25,7 @@ use super::{
     session::{Parameters, Session, params},
     totals::Totals,
 };
-use crate::agent::store::error::StoreError;
+use crate::agent::store::{error::StoreError, tables::COPIED};
 
 /// The first of the two numbers of the advisory locks: "Clav" in ASCII, and the number after it. The second number is the
 /// PostgreSQL schema that the tables are in.
@@ -59,16 +59,10 @@ impl Owned {
     /// # Errors
     /// [`StoreError::InUse`] if another agent has the lock, and those of [`super::PostgresStore::open`].
     pub async fn take(options: &PostgresOptions, totals: &Totals) -> Result<Self, StoreError> {
-        let lock = Session::connect(options).await?;
-        // No wait for a lock with a connection that is used for nothing else: the server may end it.
-        lock.run("SET statement_timeout = 0").await.map_err(store_error)?;
-        take_lock(&lock, options).await?;
-        let session = Session::connect(options).await?;
-        schema::set_up(&session).await?;
-        let found = schema::current(&session).await?;
-        schema::migrate(&session, found).await?;
-        let number = begin(&session, totals).await?;
-        Ok(Self { lock, session, number, batches: AtomicI64::new(0) })
+        let locked = Locked::take(options).await?;
+        let found = schema::current(&locked.session).await?;
+        schema::migrate(&locked.session, found).await?;
+        locked.own(Some(totals)).await
     }
 
     /// Whether a session has ended, so that the database must be taken again.
@@ -117,6 +111,33 @@ impl Owned {
     }
 }
 
+/// The sessions of the one who has the lock, before it owns the database. It has looked at nothing yet.
+pub(super) struct Locked {
+    lock: Session,
+    pub session: Session,
+}
+
+impl Locked {
+    /// Takes the lock.
+    pub async fn take(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let lock = Session::connect(options).await?;
+        // No wait for a lock with a connection that is used for nothing else: the server may end it.
+        lock.run("SET statement_timeout = 0").await.map_err(store_error)?;
+        take_lock(&lock, options).await?;
+        let session = Session::connect(options).await?;
+        schema::set_up(&session).await?;
+        Ok(Self { lock, session })
+    }
+
+    /// Becomes the owner of a store. An agent has `totals`: what is in the store is counted, and the cursors of a restored one
+    /// begin a new range.
+    pub async fn own(self, totals: Option<&Totals>) -> Result<Owned, StoreError> {
+        let Self { lock, session } = self;
+        let number = begin(&session, totals).await?;
+        Ok(Owned { lock, session, number, batches: AtomicI64::new(0) })
+    }
+}
+
 async fn take_lock(lock: &Session, options: &PostgresOptions) -> Result<(), StoreError> {
     let sql = format!("SELECT pg_try_advisory_lock({OWNER_LOCK}, {SCHEMA_NUMBER})");
     for _ in 0..TRIES {
@@ -130,7 +151,7 @@ async fn take_lock(lock: &Session, options: &PostgresOptions) -> Result<(), Stor
 }
 
 /// Becomes the owner, after all transactions of the former owner have ended.
-async fn begin(session: &Session, totals: &Totals) -> Result<i64, StoreError> {
+async fn begin(session: &Session, totals: Option<&Totals>) -> Result<i64, StoreError> {
     // Counting a large store may take longer than other statements may.
     let begin = format!(
         "BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})"
@@ -140,8 +161,12 @@ async fn begin(session: &Session, totals: &Totals) -> Result<i64, StoreError> {
     let Some(row) = session.first(take, &[]).await.map_err(store_error)? else {
         return Err(StoreError::Unusable("has no row `owner` in the table `claviger`".to_owned()));
     };
-    cursors::begin_range(session).await?;
-    totals.replace(recount(session).await.map_err(store_error)?);
+    if let Some(totals) = totals {
+        let forget = "DELETE FROM claviger WHERE name = $1";
+        session.execute(forget, params![COPIED]).await.map_err(store_error)?;
+        cursors::begin_range(session).await?;
+        totals.replace(recount(session).await.map_err(store_error)?);
+    }
     session.run("COMMIT").await.map_err(store_error)?;
     Ok(row.get(0))
 }

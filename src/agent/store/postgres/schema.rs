@@ -2,12 +2,15 @@
 
 use super::errors::store_error;
 use super::session::{Session, params};
-use crate::agent::store::error::StoreError;
+use crate::agent::store::{
+    error::StoreError,
+    tables::{COPY_OF, unfinished},
+};
 
 /// The migrations. Number n, counted from 1, migrates a database of schema n - 1. A released migration never changes.
 const MIGRATIONS: [&str; 1] = [include_str!("schema/1.sql")];
 /// The schema of this release, as in the table `claviger`.
-const KNOWN_SCHEMA: i64 = MIGRATIONS.len() as i64;
+pub(super) const KNOWN_SCHEMA: i64 = MIGRATIONS.len() as i64;
 /// The oldest server that the SQL is written for.
 const OLDEST_SERVER: i64 = 150_000;
 
@@ -47,9 +50,21 @@ pub(super) async fn set_up(session: &Session) -> Result<(), StoreError> {
 /// Returns the schema of the store, or 0 for an empty database. Writes nothing, since the database may be another program's.
 ///
 /// # Errors
-/// [`StoreError::Unusable`] for another program's database; [`StoreError::TooNew`] for a newer schema that this release
-/// must not use. A newer schema that this release may use says so in `readable_from`.
+/// [`StoreError::Unusable`] for another program's database and for an unfinished copy; [`StoreError::TooNew`] for a newer
+/// schema that this release must not use. A newer schema that this release may use says so in `readable_from`.
 pub(super) async fn current(session: &Session) -> Result<i64, StoreError> {
+    let found = version(session).await?;
+    if found > 0 && copy_of(session).await?.is_some() { Err(unfinished()) } else { Ok(found) }
+}
+
+/// Returns the number that an unfinished copy has of its source.
+pub(super) async fn copy_of(session: &Session) -> Result<Option<i64>, StoreError> {
+    let find = "SELECT value FROM claviger WHERE name = $1";
+    Ok(session.first(find, params![COPY_OF]).await.map_err(store_error)?.map(|row| row.get(0)))
+}
+
+/// Returns the schema of the store or of an unfinished copy, or 0 for an empty database.
+pub(super) async fn version(session: &Session) -> Result<i64, StoreError> {
     let is_store = session.first("SELECT to_regclass('claviger') IS NOT NULL", &[]).await.map_err(store_error)?;
     if is_store.is_none_or(|row| !row.get::<_, bool>(0)) {
         // What belongs to an extension may be there.
@@ -88,11 +103,28 @@ pub(super) async fn migrate(session: &Session, found: i64) -> Result<(), StoreEr
     Ok(())
 }
 
+/// Creates the tables of a copy that is to be filled, in an empty database.
+pub(super) async fn create_copy(session: &Session, source: i64) -> Result<(), StoreError> {
+    let create = async {
+        session.run("BEGIN; SET LOCAL statement_timeout = 0").await?;
+        for (sql, number) in MIGRATIONS.iter().zip(1..) {
+            run(session, sql, number).await?;
+        }
+        session.execute("INSERT INTO claviger (name, value) VALUES ($1, $2)", params![COPY_OF, source]).await?;
+        session.run("COMMIT").await
+    };
+    create.await.map_err(store_error)
+}
+
 async fn apply(session: &Session, sql: &str, number: i64) -> Result<(), tokio_postgres::Error> {
     session.run("BEGIN; SET LOCAL statement_timeout = 0").await?;
+    run(session, sql, number).await?;
+    session.run("COMMIT").await
+}
+
+async fn run(session: &Session, sql: &str, number: i64) -> Result<(), tokio_postgres::Error> {
     session.run(sql).await?;
     let note = "INSERT INTO claviger (name, value) VALUES ('schema', $1)
         ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    session.execute(note, params![number]).await?;
-    session.run("COMMIT").await
+    session.execute(note, params![number]).await.map(drop)
 }

@@ -16,11 +16,12 @@ use crate::agent::{
     store::{
         cursor_range::{RANDOM_PART, earliest_start},
         error::StoreError,
+        tables::COPIED,
     },
 };
 
-/// The name in the table `meta` that marks a restored store, until it is opened.
-const RESTORED: &str = "restored";
+/// The name in the table `meta` that marks a restored store, or the source of a copy, until it is opened.
+pub(super) const RESTORED: &str = "restored";
 /// The name in the table `meta` of the time of the last restore: the marks of messages that were handled after the backup are
 /// lost.
 pub(super) const RESTORED_AT: &str = "restored_at";
@@ -33,14 +34,18 @@ pub(super) enum Sequence {
 }
 
 impl Sequence {
-    fn table(self) -> &'static str {
+    pub(super) const ALL: [Self; 2] = [Self::Deliveries, Self::Events];
+
+    /// The table of the rows.
+    pub(super) fn table(self) -> &'static str {
         match self {
             Self::Deliveries => "deliveries",
             Self::Events => "events",
         }
     }
 
-    fn ranges(self) -> &'static str {
+    /// The table of the ranges.
+    pub(super) fn ranges(self) -> &'static str {
         match self {
             Self::Deliveries => "cursor_ranges",
             Self::Events => "event_ranges",
@@ -63,6 +68,7 @@ pub(super) fn begin_range(db: &mut Connection, is_new: bool) -> Result<(), Store
 fn try_begin_range(db: &mut Connection, is_new: bool) -> rusqlite::Result<()> {
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let is_restored = transaction.execute("DELETE FROM meta WHERE name = ?1", [RESTORED])? > 0;
+    transaction.execute("DELETE FROM meta WHERE name = ?1", [COPIED])?;
     if is_restored {
         let note = "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)";
         transaction.execute(note, params![RESTORED_AT, now()])?;

@@ -6,6 +6,7 @@
 
 mod backup;
 mod changes;
+mod check;
 mod cursors;
 mod envelopes;
 mod errors;
@@ -18,6 +19,7 @@ mod rows;
 mod schema;
 mod statement;
 mod strangers;
+mod tables;
 mod writer;
 
 use std::{
@@ -35,6 +37,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use backup::{backup, restore};
 pub use options::SqliteOptions;
+pub(super) use tables::SqliteTables;
 
 use self::{
     errors::{store_error, with_path},

@@ -1,9 +1,12 @@
 //! The schema, and its migrations.
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::errors::store_error;
-use crate::agent::store::error::StoreError;
+use super::{errors::store_error, statement::query_one};
+use crate::agent::store::{
+    error::StoreError,
+    tables::{COPY_OF, unfinished},
+};
 
 /// The migrations. Number n, counted from 1, migrates a database of schema n - 1. A released migration never changes.
 const MIGRATIONS: [&str; 5] = [
@@ -40,9 +43,21 @@ pub(super) fn migrate(connection: &mut Connection, found: i64) -> Result<(), Sto
 /// Returns the schema of a store.
 ///
 /// # Errors
-/// [`StoreError::Unusable`] for another program's database; [`StoreError::TooNew`] for a newer schema that this release
-/// must not use. A newer schema that this release may use says so in `readable_from`.
+/// [`StoreError::Unusable`] for another program's database and for an unfinished copy; [`StoreError::TooNew`] for a newer
+/// schema that this release must not use. A newer schema that this release may use says so in `readable_from`.
 pub(super) fn check(connection: &Connection) -> Result<i64, StoreError> {
+    let found = version(connection)?;
+    if copy_of(connection)?.is_some() { Err(unfinished()) } else { Ok(found) }
+}
+
+/// Returns the number that an unfinished copy has of its source.
+pub(super) fn copy_of(connection: &Connection) -> Result<Option<i64>, StoreError> {
+    let find = "SELECT value FROM meta WHERE name = ?1";
+    query_one(connection, find, [COPY_OF], |row| row.get(0)).map_err(store_error)
+}
+
+/// Returns the schema of a store, or of an unfinished copy.
+pub(super) fn version(connection: &Connection) -> Result<i64, StoreError> {
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).map_err(store_error);
     let found = number("user_version")?;
     if number("application_id")? != APPLICATION_ID || found == 0 {
@@ -59,14 +74,31 @@ pub(super) fn check(connection: &Connection) -> Result<i64, StoreError> {
     Ok(found)
 }
 
-fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+/// Creates the tables of a copy that is to be filled, in an empty database.
+pub(super) fn create_copy(connection: &mut Connection, source: i64) -> Result<(), StoreError> {
+    let mut create = || {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for (sql, number) in MIGRATIONS.iter().zip(1..) {
+            run(&transaction, sql, number)?;
+        }
+        transaction.execute("INSERT INTO meta (name, value) VALUES (?1, ?2)", params![COPY_OF, source])?;
+        transaction.commit()
+    };
+    create().map_err(store_error)
+}
+
+pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
 }
 
 fn apply(connection: &mut Connection, sql: &str, number: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    run(&transaction, sql, number)?;
+    transaction.commit()
+}
+
+fn run(transaction: &Transaction<'_>, sql: &str, number: i64) -> rusqlite::Result<()> {
     transaction.execute_batch(sql)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", number)?;
-    transaction.commit()
+    transaction.pragma_update(None, "user_version", number)
 }
