@@ -46,6 +46,7 @@ mod servers;
 mod service_log;
 mod shell;
 mod state_dir;
+mod store;
 mod store_location;
 mod table;
 mod this_program;
@@ -108,6 +109,9 @@ enum Command {
     Serve(serve::Args),
     Backup(backup::BackupArgs),
     Restore(backup::RestoreArgs),
+    /// The agent's store: copy it between SQLite and PostgreSQL, check it
+    #[command(subcommand)]
+    Store(store::Command),
     Send(agent_commands::SendArgs),
     Ping(agent_commands::PingArgs),
     Inbox(agent_commands::InboxArgs),
@@ -213,6 +217,7 @@ fn run(cli: Cli, out: &Out) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args, &config()?, out),
         Command::Backup(args) => backup::backup(&args, &config()?, out),
         Command::Restore(args) => backup::restore(&args, &config()?, out),
+        Command::Store(command) => store::run(&command, &config()?, out),
         Command::Send(args) => agent_commands::run(&agent_commands::AgentCommand::Send(args), &config()?, out),
         Command::Ping(args) => agent_commands::run(&agent_commands::AgentCommand::Ping(args), &config()?, out),
         Command::Inbox(args) => agent_commands::run(&agent_commands::AgentCommand::Inbox(args), &config()?, out),

@@ -9,6 +9,10 @@ mod home;
 mod p11_kit;
 #[path = "../support/pages.rs"]
 mod pages;
+#[cfg(feature = "postgres")]
+#[path = "../support/postgres.rs"]
+#[allow(dead_code, reason = "the agent's suite uses all of it")]
+mod postgres_server;
 #[path = "../support/token_objects.rs"]
 mod token_objects;
 #[cfg(feature = "yubikey")]
@@ -31,6 +35,8 @@ mod monitoring;
 mod proved_keys;
 mod remoting;
 mod servers;
+#[cfg(feature = "postgres")]
+mod store;
 mod tokens;
 mod transcripts;
 mod unused_parts;
