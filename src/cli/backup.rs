@@ -10,20 +10,23 @@ use std::{
 };
 
 use serde_json::json;
+use tempfile::TempDir;
 
-use claviger::agent::store::{self, StoreError};
+use claviger::agent::store::{self, StoreError, StoreLocation};
 
 use super::{
     config::Config,
     failure::Failure,
     output::{Out, Progress, count},
     private_folder,
+    runtime::block_on,
+    store_location,
 };
 use manifest::Manifest;
 
 /// Copies the store, the documents of our DIDs and the long forms of did:peer:4 to a new folder.
 ///
-/// The agent may run meanwhile. The folder has a `manifest.json` with the size and the SHA-256 of each file. Keys, PINs
+/// The agent may run meanwhile. A store in PostgreSQL is copied to a file of SQLite. The folder has a `manifest.json` with the size and the SHA-256 of each file. Keys, PINs
 /// and the configuration are not copied, and the encrypted content of the store can be decrypted only with the same
 /// tokens.
 #[derive(clap::Args)]
@@ -37,7 +40,7 @@ pub struct BackupArgs {
 /// Restores a backup. No agent may run meanwhile.
 ///
 /// The backup is checked first; if a file is missing or changed, nothing is restored. The present state is kept beside
-/// the restored one, under another name.
+/// the restored one, under another name. A database in PostgreSQL must be empty.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"time", "store", "kept"}."#)]
 pub struct RestoreArgs {
@@ -52,9 +55,10 @@ const STORE: &str = "agent.db";
 const FOLDERS: [&str; 2] = ["documents", "long-forms"];
 
 pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failure> {
-    refuse_database(config)?;
-    let database = config.store_path();
-    if !database.exists() {
+    let location = store_location::configured(config)?;
+    if let StoreLocation::Sqlite(database) = &location
+        && !database.exists()
+    {
         return Err(Failure::new("store-unusable", format!("there is no store at {} yet", database.display()))
             .hint("`claviger serve` creates the store"));
     }
@@ -70,9 +74,7 @@ pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failu
     for folder in FOLDERS {
         copy_files(&config.state_dir.join(folder), &partial.path().join(folder)).map_err(failed)?;
     }
-    store::backup(&database, &partial.path().join(STORE), |done, all| {
-        progress.show(&format!("Copying the store: {done} of {all} pages"));
-    })?;
+    back_up_store(&location, &partial.path().join(STORE), &progress)?;
     progress.show("Computing checksums");
     let manifest = Manifest::of_folder(partial.path()).map_err(failed)?;
     manifest.write(partial.path()).map_err(failed)?;
@@ -91,17 +93,25 @@ pub fn backup(args: &BackupArgs, config: &Config, out: &Out) -> Result<(), Failu
 }
 
 pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Failure> {
-    refuse_database(config)?;
     let manifest = Manifest::read(&args.from)?;
     let progress = Progress::new(out);
     progress.show("Checking the backup");
     manifest.check(&args.from)?;
-    let database = config.store_path();
+    let location = store_location::configured(config)?;
     let failed = |error: io::Error| Failure::io(config.state_dir.display(), &error);
-    private_folder::create(parent(&database)).map_err(failed)?;
     progress.show("Copying the store");
     // Restore the store first: that fails if an agent runs, before anything is changed.
-    let mut kept: Vec<PathBuf> = restore_store(&args.from.join(STORE), &database)?.into_iter().collect();
+    let copy = args.from.join(STORE);
+    let mut kept: Vec<PathBuf> = match &location {
+        StoreLocation::Sqlite(database) => {
+            private_folder::create(parent(database)).map_err(failed)?;
+            restore_store(&copy, database)?.into_iter().collect()
+        }
+        _ => {
+            restore_database(&copy, config, &location, &progress)?;
+            Vec::new()
+        }
+    };
     for folder in FOLDERS {
         let target = config.state_dir.join(folder);
         let new = target.with_extension("restored");
@@ -122,7 +132,7 @@ pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Fai
     File::open(&config.state_dir).and_then(|folder| folder.sync_all()).map_err(failed)?;
     drop(progress);
     if out.json {
-        return out.document(&json!({ "time": manifest.time, "store": database, "kept": kept }));
+        return out.document(&json!({ "time": manifest.time, "store": location.to_string(), "kept": kept }));
     }
     out.say(&format!("Restored the state of {}.", manifest.time));
     for old in &kept {
@@ -131,13 +141,39 @@ pub fn restore(args: &RestoreArgs, config: &Config, out: &Out) -> Result<(), Fai
     Ok(())
 }
 
-/// Refuses a store in PostgreSQL, which has programs of its own for backups.
-fn refuse_database(config: &Config) -> Result<(), Failure> {
-    match config.daemon.store.url {
-        None => Ok(()),
-        Some(_) => Err(Failure::new("store-unusable", "the store is a database in PostgreSQL, not a file")
-            .hint("pg_dump and pg_restore, or the copies of your server, keep the database; copy the folders documents and long-forms of state_dir as well")),
+/// Copies the state of the store at this moment to a new file.
+fn back_up_store(location: &StoreLocation, to: &Path, progress: &Progress) -> Result<(), Failure> {
+    let pages = |done, all| progress.show(&format!("Copying the store: {done} of {all} pages"));
+    if let StoreLocation::Sqlite(database) = location {
+        return Ok(store::backup(database, to, pages)?);
     }
+    let scratch = scratch_beside(to)?;
+    let file = scratch.path().join(STORE);
+    block_on(async { Ok(store::copy_state(location, &file, |at| progress.show(&at.to_string())).await?) })?;
+    Ok(store::backup(&file, to, pages)?)
+}
+
+/// Restores a database of PostgreSQL, which is empty, from a copy in SQLite.
+fn restore_database(
+    copy: &Path,
+    config: &Config,
+    location: &StoreLocation,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    private_folder::create(&config.state_dir).map_err(|error| Failure::io(config.state_dir.display(), &error))?;
+    let scratch = scratch_beside(&config.state_dir.join(STORE))?;
+    let file = scratch.path().join(STORE);
+    // Cursors that were given out after the backup are unknown to this copy, and so to the database.
+    store::restore(copy, &file, false)?;
+    let from = StoreLocation::Sqlite(file);
+    block_on(async { Ok(store::copy(&from, location, |at| progress.show(&at.to_string())).await?) }).map(drop)
+}
+
+/// A temporary folder on the same file system.
+fn scratch_beside(path: &Path) -> Result<TempDir, Failure> {
+    let folder = parent(path);
+    let scratch = tempfile::Builder::new().prefix(".claviger-store-").tempdir_in(folder);
+    scratch.map_err(|error| Failure::io(folder.display(), &error))
 }
 
 /// Restores the store from a copy. Keeps the present store, if there is one, and returns its new path.

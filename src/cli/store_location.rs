@@ -1,77 +1,91 @@
-//! Where the store is, from `[store]`: a file of SQLite, or a database of PostgreSQL.
+//! Where a store is: a file of SQLite, or a database of PostgreSQL. `[store]` or an argument names it.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use claviger::{
-    agent::store::{PostgresOptions, PostgresStore, SqliteStore, Store, StoreError, StoreLimits},
+    agent::store::{PostgresOptions, PostgresStore, SqliteStore, Store, StoreError, StoreLimits, StoreLocation},
     net::client_config,
 };
 
 use super::{config::Config, failure::Failure};
 
-/// Where the store is.
-pub enum StoreLocation {
-    File(PathBuf),
-    Database(Box<PostgresOptions>),
+/// What a connection to PostgreSQL needs beside its URL.
+pub struct Connection<'a> {
+    pub password_file: Option<&'a Path>,
+    /// The certificates of authorities that are trusted in addition to the system's.
+    pub ca: Option<&'a Path>,
 }
 
-impl StoreLocation {
-    /// Reads the location from the configuration. Reads the password and the certificates too, so call it before the process
-    /// enters its sandbox.
-    pub fn of(config: &Config) -> Result<Self, Failure> {
-        let store = &config.daemon.store;
-        let Some(url) = &store.url else { return Ok(Self::File(config.store_path())) };
-        let invalid = |message: String| Failure::usage("bad-config", message);
-        let ca = config.daemon.net.ca.as_ref().map(|ca| config.base.join(ca));
-        let tls = client_config(ca.as_deref()).map_err(|error| Failure::usage("bad-certificate", error.to_string()))?;
-        let mut options =
-            PostgresOptions::from_url(url, &tls).map_err(|error| invalid(format!("url in [store]: {error}")))?;
-        if options.has_unix_socket() {
-            // The sandbox allows no new connections to Unix sockets, whose servers may do anything for the agent's user.
-            return Err(invalid(
-                "url in [store] names a Unix socket, which the agent's sandbox cannot reach".to_owned(),
-            )
-            .hint("name an address, such as 127.0.0.1, and a password_file"));
-        }
-        if let Some(file) = &store.password_file {
-            let path = config.base.join(file);
-            options = options
-                .with_password_file(&path)
-                .map_err(|error| invalid(format!("password_file in [store], {}: {error}", path.display())))?;
-        }
-        Ok(Self::Database(Box::new(options)))
+/// Returns where the configuration puts the store. Reads the password and the certificates too, so call it before the process
+/// enters its sandbox.
+pub fn configured(config: &Config) -> Result<StoreLocation, Failure> {
+    let store = &config.daemon.store;
+    let Some(url) = &store.url else { return Ok(StoreLocation::Sqlite(config.store_path())) };
+    let path = |file: &PathBuf| config.base.join(file);
+    let (password_file, ca) = (store.password_file.as_ref().map(path), config.daemon.net.ca.as_ref().map(path));
+    let connection = Connection { password_file: password_file.as_deref(), ca: ca.as_deref() };
+    let options = connection.to(url, |what, why| Failure::usage("bad-config", format!("{what} in [store]: {why}")))?;
+    if options.has_unix_socket() {
+        // The sandbox allows no new connections to Unix sockets, whose servers may do anything for the agent's user.
+        let message = "url in [store] names a Unix socket, which the agent's sandbox cannot reach";
+        return Err(
+            Failure::usage("bad-config", message).hint("name an address, such as 127.0.0.1, and a password_file")
+        );
     }
+    Ok(StoreLocation::Postgres(Box::new(options)))
+}
 
-    /// The addresses of the database that are known without the DNS. No URL of a peer may lead there.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        match self {
-            Self::File(_) => Vec::new(),
-            Self::Database(options) => options.literal_addresses(),
-        }
+/// Returns the store with this path or URL.
+pub fn named(name: &str, connection: &Connection<'_>) -> Result<StoreLocation, Failure> {
+    let invalid = |message: String| Failure::usage("bad-arguments", message);
+    if ["postgres://", "postgresql://"].iter().any(|scheme| name.starts_with(scheme)) {
+        let options = connection.to(name, |what, why| invalid(format!("{what}: {why}")))?;
+        return Ok(StoreLocation::Postgres(Box::new(options)));
     }
-
-    /// Opens the store. A database is used by tasks of the present tokio runtime.
-    pub async fn open(&self, limits: StoreLimits) -> Result<Arc<dyn Store>, StoreError> {
-        Ok(match self {
-            Self::File(path) => Arc::new(SqliteStore::open(path, limits)?),
-            Self::Database(options) => Arc::new(PostgresStore::open(PostgresOptions::clone(options), limits).await?),
-        })
-    }
-
-    /// Checks whether a database can be used, also while an agent uses it.
-    pub async fn check(&self) -> Result<(), StoreError> {
-        match self {
-            Self::File(_) => Ok(()),
-            Self::Database(options) => PostgresStore::check(options).await,
-        }
+    match name.contains("://") {
+        true => Err(invalid("a store is the path of a file, or a URL that begins with postgres://".to_owned())),
+        false => Ok(StoreLocation::Sqlite(name.into())),
     }
 }
 
-impl fmt::Display for StoreLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => path.display().fmt(f),
-            Self::Database(options) => write!(f, "the database {} in PostgreSQL", options.name()),
+/// Returns the addresses of a database that are known without the DNS. No URL of a peer may lead there.
+pub fn addresses(location: &StoreLocation) -> Vec<SocketAddr> {
+    match location {
+        StoreLocation::Postgres(options) => options.literal_addresses(),
+        _ => Vec::new(),
+    }
+}
+
+/// Opens a store. A database is used by tasks of the present tokio runtime.
+pub async fn open(location: &StoreLocation, limits: StoreLimits) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match location {
+        StoreLocation::Postgres(options) => {
+            Arc::new(PostgresStore::open(PostgresOptions::clone(options), limits).await?)
         }
+        StoreLocation::Sqlite(path) => Arc::new(SqliteStore::open(path, limits)?),
+        _ => return Err(StoreError::Unusable("is of an unknown kind".to_owned())),
+    })
+}
+
+/// Checks that a database can be reached and used, also while an agent uses it.
+pub async fn try_connect(location: &StoreLocation) -> Result<(), StoreError> {
+    match location {
+        StoreLocation::Postgres(options) => PostgresStore::try_connect(options).await,
+        _ => Ok(()),
+    }
+}
+
+impl Connection<'_> {
+    /// Reads what the connection needs. `wrong` makes the failure from what is wrong, and why.
+    fn to(&self, url: &str, wrong: impl Fn(&str, String) -> Failure) -> Result<PostgresOptions, Failure> {
+        let tls = client_config(self.ca).map_err(|error| Failure::usage("bad-certificate", error.to_string()))?;
+        let options = PostgresOptions::from_url(url, &tls).map_err(|error| wrong("url", error.to_string()))?;
+        let Some(file) = self.password_file else { return Ok(options) };
+        let with_password = options.with_password_file(file);
+        with_password.map_err(|error| wrong("password_file", format!("{}: {error}", file.display())))
     }
 }

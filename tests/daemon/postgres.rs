@@ -46,9 +46,9 @@ fn messages_are_kept_in_a_database() {
     alice.wait_until("the messages arrived", |alice| alice.unread_texts() == ["one", "two"]);
     let id = alice.send_text(peer.did(), "answer").unwrap();
     alice.wait_until("the answer is sent", |alice| alice.outbox_message(&id)["state"] == "sent");
-    assert!(alice.run(&["serve", "--check"]).success().contains("in PostgreSQL"));
+    assert!(alice.run(&["serve", "--check"]).success().contains(" at localhost"));
     alice.stop();
-    assert!(alice.run(&["serve", "--check"]).success().contains("in PostgreSQL"));
+    assert!(alice.run(&["serve", "--check"]).success().contains(" at localhost"));
     alice.start();
     assert_eq!(alice.unread_texts(), ["one", "two"]);
     assert_eq!(alice.outbox_message(&id)["state"], "sent");
@@ -110,6 +110,55 @@ fn a_database_is_refused_for_a_reason() {
     fs::write(&file, text.replace(of_bob, of_alice)).unwrap();
     assert_eq!(bob.home.run("--json serve").error(1), "agent-there");
     assert!(alice.is_ready());
+}
+
+/// A backup has the database as a file. It is restored to an empty database, or to a file.
+#[test]
+fn a_database_is_backed_up_and_restored() {
+    let Some(server) = Server::shared() else { return };
+    let Some(mut alice) = daemon_on(server) else { return };
+    alice.start();
+    let peer = Peer::new("peer");
+    let receive = |alice: &Daemon, text: &str| {
+        assert_eq!(status_of(&alice.post(peer.pack_text(&alice.did, text).as_bytes())), 202);
+        alice.wait_until("the message arrived", |alice| alice.unread_texts().last().is_some_and(|last| last == text));
+    };
+    receive(&alice, "before");
+    let folder = alice.home.path().join("copy");
+    let folder = folder.to_str().unwrap();
+    let made = alice.json(&["backup", folder]);
+    let paths: Vec<&str> = made["files"].as_array().unwrap().iter().map(|it| it["path"].as_str().unwrap()).collect();
+    let at_top: Vec<_> = paths.iter().filter(|path| !path.contains('/')).collect();
+    assert_eq!(at_top, [&"agent.db"], "{paths:?}");
+    receive(&alice, "after");
+    let cursor = ApiClient::new(&alice).get("/v1/inbox").json(200)["cursor"].as_i64().unwrap();
+    assert_eq!(alice.run(&["restore", folder]).error(1), "agent-there");
+    alice.stop();
+    // What is in the database is not replaced.
+    let refused = alice.run(&["restore", folder]);
+    assert_eq!(refused.error(1), "store-unusable");
+    assert!(refused.stderr().contains("is not empty"), "{}", refused.stderr());
+    alice.start();
+    assert_eq!(alice.unread_texts(), ["before", "after"]);
+    alice.stop();
+
+    let file = alice.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let url = text.lines().find(|line| line.starts_with("url = ")).unwrap();
+    let empty = format!("url = \"{}\"", server.url_at("localhost", &server.database()));
+    let in_file = text.replace(url, "path = \"restored.db\"").replace("password_file = \"store.password\"", "");
+    for (changed, store) in [(text.replace(url, &empty), " at localhost"), (in_file, "restored.db")] {
+        fs::write(&file, changed).unwrap();
+        let restored = alice.json(&["restore", folder]);
+        assert!(restored["store"].as_str().unwrap().contains(store), "{restored}");
+        alice.start();
+        assert_eq!(alice.unread_texts(), ["before"]);
+        let page = ApiClient::new(&alice).get(&format!("/v1/inbox?after={cursor}"));
+        assert_eq!(page.error(409), "cursor-unknown");
+        receive(&alice, "anew");
+        alice.stop();
+        alice.run(&["store", "check"]).success();
+    }
 }
 
 /// While the database is away, nothing is accepted, and peers and applications are told to come again. Then the agent goes on by

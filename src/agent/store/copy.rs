@@ -4,11 +4,16 @@
 //! how far the copy came: by its last keys. It has a mark until everything is there and was compared, and no agent opens it
 //! before. Content is sealed, and stays so: no token is needed.
 
+use std::{fmt, path::Path};
+
 use super::{
     error::StoreError,
     location::StoreLocation,
     tables::{Facts, RowDigest, TABLES, Table, Tables},
 };
+
+/// The number of a source whose copy is not completed later.
+const ONCE: i64 = -1;
 
 /// How far a copy is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +35,17 @@ pub enum CopyStep {
     Copy,
     /// The rows of both stores are read and compared.
     Compare,
+}
+
+impl fmt::Display for CopyProgress {
+    /// For people: `Copying records: 100 of 2000 rows`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = match self.step {
+            CopyStep::Copy => "Copying",
+            CopyStep::Compare => "Comparing",
+        };
+        write!(f, "{step} {}: {} of {} rows", self.table, self.done, self.all)
+    }
 }
 
 /// A completed copy.
@@ -93,6 +109,29 @@ pub async fn copy(
     target.close().await?;
     source.close().await?;
     Ok(CopyReport { tables, found })
+}
+
+/// Copies the state of a store at one moment to a new file of SQLite, and compares the two. An agent may use the store meanwhile,
+/// which goes on as it was.
+///
+/// # Errors
+/// Those of [`copy`]. An incomplete file stays behind, which no agent opens.
+pub async fn copy_state(
+    from: &StoreLocation,
+    to: &Path,
+    mut progress: impl FnMut(CopyProgress) + Send,
+) -> Result<CopyReport, StoreError> {
+    let mut source = from.open_to_check().await?;
+    let mut target = StoreLocation::Sqlite(to.to_owned()).open_target(ONCE).await?;
+    let all = rows(&mut *source).await?;
+    copy_rows(&mut *source, &mut *target, 0, all, &mut progress).await?;
+    let facts = source.facts().await?;
+    target.write_facts(facts.clone()).await?;
+    let tables = compare(&mut *source, &mut *target, &facts, all, &mut progress).await?;
+    target.complete().await?;
+    target.close().await?;
+    source.close().await?;
+    Ok(CopyReport { tables, found: 0 })
 }
 
 /// Counts the rows of all tables.

@@ -26,7 +26,7 @@ pub(in crate::agent) mod types;
 
 pub use backend::Store;
 pub use check::{CheckFinding, CheckReport, check};
-pub use copy::{CopiedTable, CopyProgress, CopyReport, CopyStep, copy};
+pub use copy::{CopiedTable, CopyProgress, CopyReport, CopyStep, copy, copy_state};
 pub use error::StoreError;
 pub use event::{NewEvent, StoredEvent};
 pub use limits::StoreLimits;

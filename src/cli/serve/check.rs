@@ -13,6 +13,7 @@ use crate::cli::{
     failure::Failure,
     output::{Out, short},
     runtime::block_on,
+    store_location,
 };
 
 /// The agent that runs with this configuration.
@@ -37,7 +38,7 @@ pub fn run(config: &Config, documents: &[Document], out: &Out) -> Result<(), Fai
             (prepared.store, prepared.peers.iter().filter_map(|it| it.local_addr().ok()).collect())
         }
     };
-    block_on(async { Ok(store.check().await?) })?;
+    block_on(async { Ok(store_location::try_connect(&store).await?) })?;
     let remote = config.daemon.api.remote.as_ref().map(|remote| remote.listen);
     for document in documents {
         out.say(&format!("A DID of ours: {}", short(document.id())));

@@ -21,6 +21,7 @@ use super::{
     output::Out,
     own_dids::OwnDids,
     service_log::LogFormat,
+    store_location,
 };
 use prepared::Prepared;
 
@@ -86,7 +87,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::io("the runtime", &error))?;
     runtime.block_on(async {
-        let store = prepared.store.open(store_limits(config)).await?;
+        let store = store_location::open(&prepared.store, store_limits(config)).await?;
         daemon::run(prepared, config, documents, supervisor, store, out).await
     })
 }

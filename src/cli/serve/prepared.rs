@@ -10,6 +10,7 @@ use claviger::{
     agent::{
         ClientAuthorities, ServerTls,
         api::{Access, ApiListener, Webhook},
+        store::StoreLocation,
     },
     net::Dialer,
     process::sandbox::Sandbox,
@@ -23,7 +24,7 @@ use crate::cli::{
     failure::Failure,
     private_folder,
     state_dir::StateDir,
-    store_location::StoreLocation,
+    store_location,
 };
 
 /// The open sockets and files of the daemon.
@@ -47,11 +48,11 @@ impl Prepared {
     /// Opens everything that the configuration names.
     pub fn new(config: &Config) -> Result<Self, Failure> {
         let daemon = &config.daemon;
-        let store = StoreLocation::of(config)?;
+        let store = store_location::configured(config)?;
         Ok(Self {
             webhooks: webhooks(config)?.into_iter().map(|(webhook, _)| webhook).collect(),
             tls: tls(config)?.map(Arc::new),
-            dialer: dialer(config, address_guard(config, store.addresses())?)?,
+            dialer: dialer(config, address_guard(config, store_location::addresses(&store))?)?,
             store,
             notifier: Arc::new(Notifier::open()),
             access: access(config)?,
@@ -68,10 +69,10 @@ impl Prepared {
     /// Checks everything that [`new`](Self::new) opens, beside an agent that listens on `taken` and serves the API. Returns
     /// where the store is.
     pub fn check_beside(taken: &[SocketAddr], config: &Config) -> Result<StoreLocation, Failure> {
-        let store = StoreLocation::of(config)?;
+        let store = store_location::configured(config)?;
         webhooks(config)?;
         tls(config)?;
-        dialer(config, address_guard(config, store.addresses())?)?;
+        dialer(config, address_guard(config, store_location::addresses(&store))?)?;
         remote_tls(config)?;
         access(config)?;
         api_address(config)?;
@@ -86,7 +87,7 @@ impl Prepared {
         let long_forms = state.long_forms_folder();
         create_folder(&long_forms)?;
         let mut sandbox = Sandbox::new().allow_read(long_forms).allow_name_resolution();
-        if let StoreLocation::File(store) = &self.store {
+        if let StoreLocation::Sqlite(store) = &self.store {
             let folder = store.parent().unwrap_or(Path::new("."));
             create_folder(folder)?;
             sandbox = sandbox.allow_write(folder);

@@ -6,12 +6,12 @@ use serde_json::json;
 
 use claviger::agent::store;
 
-use super::location::{self, Connection};
 use crate::cli::{
     config::Config,
     failure::Failure,
     output::{Out, Progress, count},
     runtime::block_on,
+    store_location::{self, Connection},
 };
 
 /// Checks the store, and changes nothing. The agent may run meanwhile.
@@ -39,7 +39,10 @@ pub struct Args {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let connection = Connection { password_file: args.password_file.as_deref(), ca: args.ca.as_deref() };
-    let location = location::find(args.store.as_deref(), &connection, config)?;
+    let location = match &args.store {
+        Some(name) => store_location::named(name, &connection)?,
+        None => store_location::configured(config)?,
+    };
     let progress = Progress::new(out);
     let show = |table: &str, rows: u64| progress.show(&format!("Checking {table}: {rows} rows"));
     let checked = block_on(async { Ok(store::check(&location, show).await?) });

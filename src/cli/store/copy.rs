@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use claviger::agent::store::{self, CopyProgress, CopyReport, CopyStep, StoreError};
+use claviger::agent::store::{self, CopyProgress, CopyReport, StoreError};
 
-use super::location::{self, Connection};
 use crate::cli::{
     config::Config,
     failure::Failure,
     output::{Out, Progress, count},
     runtime::block_on,
+    store_location::{self, Connection},
 };
 
 /// Copies the whole store to another place, between SQLite and PostgreSQL in either direction. No agent may run meanwhile.
@@ -46,18 +46,13 @@ pub struct Args {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let connection = |password_file| Connection { password_file, ca: args.ca.as_deref() };
-    let from = connection(args.from_password_file.as_deref());
-    let from = location::find(args.from.as_deref(), &from, config)?;
-    let to = location::find(Some(&args.to), &connection(args.to_password_file.as_deref()), config)?;
-    let progress = Progress::new(out);
-    let show = |at: CopyProgress| {
-        let CopyProgress { step, table, done, all, .. } = at;
-        let step = match step {
-            CopyStep::Copy => "Copying",
-            CopyStep::Compare => "Comparing",
-        };
-        progress.show(&format!("{step} {table}: {done} of {all} rows"));
+    let from = match &args.from {
+        Some(name) => store_location::named(name, &connection(args.from_password_file.as_deref()))?,
+        None => store_location::configured(config)?,
     };
+    let to = store_location::named(&args.to, &connection(args.to_password_file.as_deref()))?;
+    let progress = Progress::new(out);
+    let show = |at: CopyProgress| progress.show(&at.to_string());
     let copied = block_on(async { store::copy(&from, &to, show).await.map_err(failure) });
     drop(progress);
     let CopyReport { tables, found, .. } = copied?;

@@ -2,7 +2,6 @@
 
 mod check;
 mod copy;
-mod location;
 
 use super::{config::Config, failure::Failure, output::Out};
 

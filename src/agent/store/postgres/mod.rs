@@ -119,7 +119,7 @@ impl PostgresStore {
     ///
     /// # Errors
     /// Those of [`open`](Self::open) but [`StoreError::InUse`].
-    pub async fn check(options: &PostgresOptions) -> Result<(), StoreError> {
+    pub async fn try_connect(options: &PostgresOptions) -> Result<(), StoreError> {
         let session = session::Session::connect(options).await?;
         schema::set_up(&session).await?;
         schema::current(&session).await.map(drop)
