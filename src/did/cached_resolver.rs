@@ -24,18 +24,27 @@ use super::{
 /// Concurrent calls for the same DID lead to one call of the resolver. A document that is not about the requested DID
 /// is refused, whatever the resolver returns. The `ttl` of a did:webvh shortens the time for which its document is kept,
 /// to [`CacheLimits::refetch_interval`] at least.
+///
+/// Documents of `did:key` and `did:peer` have a cache of their own. A stranger can name a new such DID in each envelope,
+/// and must not displace the documents that servers were asked for.
 pub struct CachedResolver<R> {
     inner: R,
     limits: CacheLimits,
-    entries: Cache<String, Entry, ByMemorySize>,
+    /// The documents of `did:key` and `did:peer`.
+    contained: Entries,
+    /// All other documents.
+    fetched: Entries,
     refetches: Mutex<RefetchBudget>,
 }
 
 /// How much [`CachedResolver`] keeps, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// The approximate memory for documents, in bytes. Default: 64 MiB.
+    /// The approximate memory for documents that are fetched, in bytes. Default: 64 MiB.
     pub bytes: u64,
+    /// The approximate memory for documents that are made from their DIDs (`did:key` and `did:peer`), in bytes. Making one
+    /// again takes microseconds. Default: 4 MiB, which is about 1,000 documents.
+    pub contained_bytes: u64,
     /// How long a document is kept. Default: 10 minutes. A key that its owner removes from the document may still be
     /// used for that long.
     pub ttl: Duration,
@@ -51,6 +60,7 @@ impl Default for CacheLimits {
     fn default() -> Self {
         Self {
             bytes: 64 * 1024 * 1024,
+            contained_bytes: 4 * 1024 * 1024,
             ttl: Duration::from_secs(600),
             negative_ttl: Duration::from_secs(10),
             refetch_interval: Duration::from_secs(1),
@@ -65,6 +75,24 @@ struct Entry {
     /// When the resolver was asked last, with or without success.
     asked: Instant,
     outcome: Result<Arc<Document>, ResolveError>,
+}
+
+/// Cached outcomes, by DID.
+type Entries = Cache<String, Entry, ByMemorySize>;
+
+/// Makes a cache. `hot` is the part of it for documents that are used again and again; a new document is dropped once the
+/// rest is full. Each shard needs room for the largest document, so the number of shards does not depend on the number of
+/// processors.
+fn entries(bytes: u64, shards: usize, hot: f64) -> Entries {
+    // The number of entries is only an estimate for the size of the tables.
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity((bytes / 8192) as usize + 1)
+        .weight_capacity(bytes)
+        .shards(shards)
+        .hot_allocation(hot)
+        .build()
+        .expect("both capacities are given");
+    Cache::with_options(options, ByMemorySize, DefaultHashBuilder::default(), DefaultLifecycle::default())
 }
 
 #[derive(Clone)]
@@ -86,18 +114,11 @@ impl<R: Resolver> CachedResolver<R> {
 
     /// A cache with these limits.
     pub fn with_limits(inner: R, limits: CacheLimits) -> Self {
-        // The number of entries is only an estimate for the size of the tables. The number of shards does not depend on
-        // the number of processors, since each shard needs room for the largest document.
-        let options = OptionsBuilder::new()
-            .estimated_items_capacity((limits.bytes / 8192) as usize + 1)
-            .weight_capacity(limits.bytes)
-            .shards(4)
-            .build()
-            .expect("both capacities are given");
-        let entries =
-            Cache::with_options(options, ByMemorySize, DefaultHashBuilder::default(), DefaultLifecycle::default());
         let refetches = RefetchBudget { left: f64::from(limits.refetches_per_minute), counted: Instant::now() };
-        Self { inner, limits, entries, refetches: Mutex::new(refetches) }
+        // A message of a new peer needs its document several times, while many other messages are handled.
+        let contained = entries(limits.contained_bytes, 1, 0.5);
+        let fetched = entries(limits.bytes, 4, 0.97);
+        Self { inner, limits, contained, fetched, refetches: Mutex::new(refetches) }
     }
 
     /// The resolver behind the cache.
@@ -107,7 +128,11 @@ impl<R: Resolver> CachedResolver<R> {
 
     /// Removes a DID from the cache. The next call resolves it again.
     pub fn forget(&self, did: &str) {
-        self.entries.remove(&*with_capital_escapes(did));
+        self.entries(did).remove(&*with_capital_escapes(did));
+    }
+
+    fn entries(&self, did: &str) -> &Entries {
+        if is_mutable(did) { &self.fetched } else { &self.contained }
     }
 
     async fn resolve_now(&self, did: &str) -> Entry {
@@ -155,7 +180,8 @@ impl RefetchBudget {
 impl<R: Resolver> Resolver for CachedResolver<R> {
     async fn resolve(&self, did: &str) -> Result<Arc<Document>, ResolveError> {
         let did = &*with_capital_escapes(did);
-        if let Some(entry) = self.entries.get(did).filter(|entry| Instant::now() < entry.expires) {
+        let entries = self.entries(did);
+        if let Some(entry) = entries.get(did).filter(|entry| Instant::now() < entry.expires) {
             return entry.outcome;
         }
         if !is_did(did) {
@@ -165,7 +191,7 @@ impl<R: Resolver> Resolver for CachedResolver<R> {
             true => EntryAction::Retain(entry.outcome.clone()),
             false => EntryAction::ReplaceWithGuard,
         };
-        match self.entries.entry_async(did, retain_or_replace).await {
+        match entries.entry_async(did, retain_or_replace).await {
             EntryResult::Retained(outcome) => outcome,
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
                 let entry = self.resolve_now(did).await;
@@ -190,7 +216,7 @@ impl<R: Resolver> Resolver for CachedResolver<R> {
             return Ok(None);
         }
         let did = &*with_capital_escapes(did);
-        let cached = self.entries.get(did);
+        let cached = self.fetched.get(did);
         if cached.as_ref().is_some_and(|entry| entry.asked.elapsed() < self.limits.refetch_interval) {
             return Ok(None);
         }
@@ -200,17 +226,17 @@ impl<R: Resolver> Resolver for CachedResolver<R> {
         }
         // Set first, so that other messages of the same sender do not fetch the document too.
         if let Some(entry) = cached {
-            self.entries.insert(did.to_owned(), Entry { asked: Instant::now(), ..entry });
+            self.fetched.insert(did.to_owned(), Entry { asked: Instant::now(), ..entry });
         }
         let entry = self.resolve_now(did).await;
         let document = entry.outcome.clone()?;
-        self.entries.insert(did.to_owned(), entry);
+        self.fetched.insert(did.to_owned(), entry);
         Ok(Some(document))
     }
 
     async fn resolve_offline(&self, did: &str) -> Option<Arc<Document>> {
         let did = &*with_capital_escapes(did);
-        match self.entries.get(did).filter(|entry| Instant::now() < entry.expires) {
+        match self.entries(did).get(did).filter(|entry| Instant::now() < entry.expires) {
             Some(entry) => entry.outcome.ok(),
             None => self.inner.resolve_offline(did).await,
         }

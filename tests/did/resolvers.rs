@@ -182,6 +182,23 @@ async fn the_cache_is_bounded() {
     assert!(calls(&cached) > 60, "fifty do not fit: {}", calls(&cached));
 }
 
+/// A stranger can make any number of DIDs that contain their documents.
+#[tokio::test]
+async fn contained_documents_have_a_bound_of_their_own_and_displace_no_fetched_one() {
+    let cached = scripted(|did| Ok(document(did)), CacheLimits { contained_bytes: 16_384, ..CacheLimits::default() });
+    cached.resolve("did:example:a").await.unwrap();
+    let dids: Vec<_> = (0..50).map(|n| format!("did:peer:2.{n}")).collect();
+    for did in dids.iter().chain(&dids) {
+        cached.resolve(did).await.unwrap();
+    }
+    let made = calls(&cached);
+    assert!(made > 61, "fifty do not fit: {made}");
+    for did in [&dids[49], "did:example:a"] {
+        cached.resolve(did).await.unwrap();
+    }
+    assert_eq!(calls(&cached), made, "the last one and the fetched one are kept");
+}
+
 #[tokio::test]
 async fn a_short_form_resolves_once_its_long_form_was_seen() {
     let (resolver, peer) = (local(), peer4("key-1"));
