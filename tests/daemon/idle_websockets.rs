@@ -17,6 +17,8 @@ const SOCKETS: usize = 10_000;
 const ADDRESSES: usize = 20;
 /// The limit of the resident memory, in KiB.
 const LIMIT: u64 = 256 * 1024;
+/// The limit of the resident memory that one WebSocket takes, in bytes.
+const LIMIT_OF_ONE: u64 = 8600;
 
 #[test]
 fn ten_thousand_idle_websockets_fit_in_256_mib() {
@@ -46,8 +48,9 @@ fn ten_thousand_idle_websockets_fit_in_256_mib() {
     let sockets: Vec<TcpStream> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
     assert_eq!(daemon.metric("claviger_websockets"), SOCKETS as f64);
     let after = resident_kib(&daemon);
-    println!("{} idle WebSockets: {before} KiB before, {after} KiB after", sockets.len());
-    assert!(after < LIMIT, "{after} KiB");
+    let each = (after - before) * 1024 / SOCKETS as u64;
+    println!("{} idle WebSockets: {before} KiB before, {after} KiB after, {each} bytes each", sockets.len());
+    assert!(after < LIMIT && each <= LIMIT_OF_ONE, "{after} KiB, {each} bytes each");
     // Other peers are served.
     assert_eq!(daemon.post_status(peer.pack_text(&daemon.did, "after")), 202);
     daemon.wait_until("the message arrived", |daemon| daemon.unread_texts() == ["before", "after"]);

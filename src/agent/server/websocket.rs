@@ -1,7 +1,7 @@
 //! Messages over WebSocket (DIDComm v2.1 "WebSockets"): one message per frame. The messages authenticate a peer; the
 //! connection does not.
 
-use std::{collections::HashMap, io::ErrorKind, pin::Pin, time::Duration};
+use std::{collections::HashMap, future, io::ErrorKind, pin::Pin, time::Duration};
 
 use axum::{
     extract::Request,
@@ -108,8 +108,26 @@ struct Session {
     connection: PeerConnection,
     /// The return routes that its messages have opened, by peer.
     routes: HashMap<String, RouteGuard>,
-    replies_sender: mpsc::Sender<ReturnMessage>,
-    replies: mpsc::Receiver<ReturnMessage>,
+    replies: Replies,
+}
+
+/// The messages for the peers of a WebSocket. The queue takes 1.5 KB, and is made with the first return route: a WebSocket
+/// that sends nothing has none.
+#[derive(Default)]
+struct Replies(Option<(mpsc::Sender<ReturnMessage>, mpsc::Receiver<ReturnMessage>)>);
+
+impl Replies {
+    fn sender(&mut self) -> mpsc::Sender<ReturnMessage> {
+        self.0.get_or_insert_with(|| mpsc::channel(MAX_QUEUED_MESSAGES)).0.clone()
+    }
+
+    /// Returns the next message. Never returns before there is a return route.
+    async fn next(&mut self) -> Option<ReturnMessage> {
+        match &mut self.0 {
+            Some((_, replies)) => replies.recv().await,
+            None => future::pending().await,
+        }
+    }
 }
 
 /// Waits until the message is handled that has reserved a return route.
@@ -137,8 +155,7 @@ enum Incoming {
 
 impl Session {
     fn new(connection: PeerConnection) -> Self {
-        let (replies_sender, replies) = mpsc::channel(MAX_QUEUED_MESSAGES);
-        Self { connection, routes: HashMap::new(), replies_sender, replies }
+        Self { connection, routes: HashMap::new(), replies: Replies::default() }
     }
 
     async fn run(mut self, mut socket: Socket) {
@@ -154,7 +171,8 @@ impl Session {
                     last_heard = Instant::now();
                     match incoming(frame) {
                         Incoming::Message(packed) => {
-                            let accepted = self.accept_message(packed).await;
+                            // Boxed, since an idle WebSocket should not have room for it.
+                            let accepted = Box::pin(self.accept_message(packed)).await;
                             socket.get_mut().message_done();
                             match accepted {
                                 Ok(request) => pending.extend(Some(request).filter(|_| pending.len() < MAX_PENDING)),
@@ -170,7 +188,7 @@ impl Session {
                     reserved.push(self.reserve_route(request));
                 },
                 Some(settled) = reserved.next(), if !reserved.is_empty() => self.settle_route(&settled),
-                Some(ReturnMessage { packed, written }) = self.replies.recv() => {
+                Some(ReturnMessage { packed, written }) = self.replies.next() => {
                     let sent = send(&mut socket, Frame::text(packed)).await;
                     let _ = written.send(sent);
                     if !sent {
@@ -222,7 +240,7 @@ impl Session {
         let ReturnRouteRequest { sender: peer, return_route, reserved, replied } = request;
         let mut route = 0;
         if self.routes.len() < MAX_PEERS || self.routes.contains_key(&peer) {
-            let guard = self.connection.context.routes.reserve(&peer, return_route, self.replies_sender.clone());
+            let guard = self.connection.context.routes.reserve(&peer, return_route, self.replies.sender());
             route = guard.id();
             self.routes.insert(peer.clone(), guard);
         }
@@ -264,4 +282,38 @@ fn incoming(frame: Option<Result<Frame, SocketError>>) -> Incoming {
 /// Sends a frame within [`WRITE_TIMEOUT`]. Returns whether it was sent.
 async fn send(socket: &mut Socket, frame: Frame) -> bool {
     matches!(timeout(WRITE_TIMEOUT, socket.send(frame)).await, Ok(Ok(())))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Returns the size of the future that a function returns.
+    fn future_size<F>(_: impl Fn(Session, Socket) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Ten thousand WebSockets may be idle. None has room for a message that is being accepted, or for replies.
+    #[test]
+    fn an_idle_websocket_is_small() {
+        let session = future_size(Session::run);
+        println!("a session takes {session} bytes");
+        assert!(session <= 2048, "{session}");
+        assert!(Replies::default().0.is_none());
+    }
+
+    #[tokio::test]
+    async fn replies_wait_for_the_first_return_route() {
+        let mut replies = Replies::default();
+        assert!(replies.next().now_or_never().is_none());
+        let (written, _) = oneshot::channel();
+        let sender = replies.sender();
+        sender.send(ReturnMessage { packed: "reply".to_owned(), written }).await.unwrap();
+        assert_eq!(replies.next().await.unwrap().packed, "reply");
+        // Its peers may be gone, and others may follow.
+        drop(sender);
+        assert!(replies.next().now_or_never().is_none());
+    }
 }
