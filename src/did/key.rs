@@ -39,12 +39,8 @@ pub(super) fn resolve(did: &str) -> Result<Arc<Document>, ResolveError> {
 
 /// Parses a multikey, and refuses any form but the canonical one, so that no key has two DIDs.
 pub(super) fn canonical(multikey: &str) -> Result<PublicKey, KeyError> {
-    let key = PublicKey::from_multikey(multikey)?;
-    if key.to_multikey() == multikey {
-        Ok(key)
-    } else {
-        Err(KeyError::Malformed("the multikey, whose point must be compressed,"))
-    }
+    PublicKey::check_multikey_form(multikey)?;
+    PublicKey::from_multikey(multikey)
 }
 
 /// The document of a DID that is one key (did:key "Document Creation Algorithm"). A did:peer:0 has the same document.

@@ -4,10 +4,7 @@ use serde_json::{Value, json};
 
 use super::{error::PeerError, length::check_length};
 use crate::{
-    did::{
-        document::{CONTEXT, Document, DocumentError, MAX_ENTRIES, MAX_VALUES, Relationship, Service, ServiceNames},
-        key,
-    },
+    did::document::{CONTEXT, Document, DocumentError, MAX_ENTRIES, MAX_VALUES, Relationship, Service, ServiceNames},
     encoding::{from_base64, json_to_base64url},
     json::{Duplicates, parse},
     keys::{KeyError, PublicKey},
@@ -62,8 +59,10 @@ pub(super) fn resolve(did: &str, elements: &str) -> Result<Document, PeerError> 
         }
         let relationship =
             Relationship::ALL.into_iter().find(|known| purpose(*known) == code).ok_or(PeerError::Purpose)?;
-        // An unsupported key does not invalidate the others, nor change their numbers. Its method keeps the error.
-        if let Err(error @ (KeyError::Malformed(_) | KeyError::Length { .. })) = key::canonical(content) {
+        // An unsupported key does not invalidate the others, nor change their numbers. Its method keeps the error, and that of
+        // a point that is not on its curve.
+        if let Err(error @ (KeyError::Malformed(_) | KeyError::Length { .. })) = PublicKey::check_multikey_form(content)
+        {
             return Err(error.into());
         }
         if methods.len() == MAX_ENTRIES {
