@@ -37,6 +37,14 @@ pub struct BlockedPeer {
     pub since: Millis,
 }
 
+impl BlockedPeer {
+    /// Returns the key of a peer's record: what all names of the peer have in common.
+    pub(super) fn key(peer: &str) -> String {
+        let did = did_of(peer).unwrap_or(peer);
+        scid_prefix(did).map_or_else(|| canonical_did(did).into_owned(), str::to_owned)
+    }
+}
+
 impl RecordType for BlockedPeer {
     const KIND: &'static str = "blocked";
 }
@@ -77,7 +85,7 @@ impl BlockedPeers {
     /// Whether a peer is blocked. The peer may be named by any of its names, or by a DID URL.
     pub fn contains(&self, peer: &str) -> bool {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        !keys.is_empty() && keys.contains(&key(peer))
+        !keys.is_empty() && keys.contains(&BlockedPeer::key(peer))
     }
 
     /// Blocks a peer. Does nothing if it is blocked.
@@ -97,7 +105,7 @@ impl BlockedPeers {
     }
 
     async fn block_up_to(&self, max: usize, peer: &str) -> Result<(), AgentError> {
-        let key = key(peer);
+        let key = BlockedPeer::key(peer);
         let count = {
             let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
             if keys.contains(&key) {
@@ -112,8 +120,13 @@ impl BlockedPeers {
         let revision = self.store.revision::<BlockedPeer>(&key).await?;
         // False if another request has blocked the peer meanwhile.
         let _ = self.store.put(&key, &blocked, revision).await?;
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(key);
+        self.note(key);
         Ok(())
+    }
+
+    /// Notes a record that was found in the store.
+    pub fn note(&self, key: String) {
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(key);
     }
 
     /// Unblocks a peer. Does nothing if it is not blocked.
@@ -121,7 +134,7 @@ impl BlockedPeers {
     /// # Errors
     /// [`StoreError`] if the store fails.
     pub async fn unblock(&self, peer: &str) -> Result<(), StoreError> {
-        let key = key(peer);
+        let key = BlockedPeer::key(peer);
         self.store.delete::<BlockedPeer>(&key).await?;
         self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
         Ok(())
@@ -134,12 +147,6 @@ impl BlockedPeers {
     pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<(String, BlockedPeer)>, StoreError> {
         self.store.list(after, limit).await
     }
-}
-
-/// Returns the key of a peer: what all its names have in common.
-fn key(peer: &str) -> String {
-    let did = did_of(peer).unwrap_or(peer);
-    scid_prefix(did).map_or_else(|| canonical_did(did).into_owned(), str::to_owned)
 }
 
 #[cfg(test)]

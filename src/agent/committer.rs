@@ -1,16 +1,16 @@
 //! Commits to the store, and tells a listener what was committed.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use tracing::Instrument;
 
-use super::store::{
-    Store,
-    error::StoreError,
-    types::{Change, Commit, CommitOutcome},
+use super::{
+    record_cache::RecordCache,
+    store::{
+        Store,
+        error::StoreError,
+        types::{Change, Commit, CommitOutcome},
+    },
 };
 
 /// The function that is called after each successful commit with its deliveries and its messages to send, without their
@@ -21,12 +21,13 @@ pub type CommitListener = Box<dyn Fn(&[Change]) + Send + Sync>;
 pub struct Committer {
     store: Arc<dyn Store>,
     on_commit: CommitListener,
-    connection_changes: AtomicU64,
+    records: Arc<RecordCache>,
 }
 
 impl Committer {
-    pub fn new(store: Arc<dyn Store>, on_commit: CommitListener) -> Self {
-        Self { store, on_commit, connection_changes: AtomicU64::new(0) }
+    /// The committer has `records` forget what it changes.
+    pub fn new(store: Arc<dyn Store>, on_commit: CommitListener, records: Arc<RecordCache>) -> Self {
+        Self { store, on_commit, records }
     }
 
     /// Commits, and tells the listener about the deliveries and the messages to send, without their content, and the events.
@@ -43,21 +44,15 @@ impl Committer {
 
     async fn commit_and_tell(&self, mut commit: Commit) -> Result<CommitOutcome, StoreError> {
         let changes = Change::copy_without_content(&mut commit.changes);
-        let alters_connections = commit.changes.iter().any(Change::alters_connections);
+        let changed = RecordCache::digests(&commit.changes);
         let outcome = self.store.commit(commit).await;
-        if alters_connections {
-            self.connection_changes.fetch_add(1, Ordering::SeqCst);
-        }
+        // Also after an error, since the changes may be made.
+        self.records.forget(&changed);
         let outcome = outcome?;
         if outcome == CommitOutcome::Committed {
             self.tell(&changes);
         }
         Ok(outcome)
-    }
-
-    /// How many commits of this process may have changed connections or rotations.
-    pub fn connection_changes(&self) -> u64 {
-        self.connection_changes.load(Ordering::SeqCst)
     }
 
     /// Tells the listener about changes.
@@ -83,7 +78,7 @@ mod tests {
         let path = folder.path().join("store.db");
         let store = Arc::new(SqliteStore::open(&path, SqliteOptions::default()).unwrap());
         let (told, mut is_told) = tokio::sync::mpsc::unbounded_channel();
-        let committer = Arc::new(Committer::new(store, Box::new(move |_| _ = told.send(()))));
+        let committer = Arc::new(Committer::new(store, Box::new(move |_| _ = told.send(())), Arc::default()));
         // The store cannot write before the lock is gone.
         let lock = Connection::open(&path).unwrap();
         lock.execute_batch("BEGIN IMMEDIATE").unwrap();

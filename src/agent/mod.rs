@@ -35,6 +35,7 @@ mod peer_names;
 pub mod protocol;
 mod published;
 mod recipient_check;
+mod record_cache;
 mod recorded_events;
 mod refused_documents;
 mod repeatable;

@@ -1,6 +1,6 @@
 //! The store with encryption: callers read and write plaintext, and the store holds ciphertext.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -13,7 +13,8 @@ use super::{
     committer::{CommitListener, Committer},
     outgoing_message::OutgoingMessage,
     own_dids::OwnDids,
-    protocol::{Effect, Received, RecordReader, RecordType},
+    protocol::{Effect, ReadRecord, Received, RecordReader, RecordType, connections::Connection},
+    record_cache::RecordCache,
     recorded_events::RecordedEvents,
     store::{
         Store,
@@ -39,6 +40,7 @@ pub struct SealedStore {
     inner: Arc<dyn Store>,
     key: watch::Sender<Option<StoreKey>>,
     committer: Arc<Committer>,
+    records: Arc<RecordCache>,
     recorded_events: RecordedEvents,
 }
 
@@ -62,8 +64,9 @@ impl SealedStore {
     /// Wraps a store. The result is sealed until [`SealedStore::unlock`].
     pub fn new(inner: Arc<dyn Store>, on_commit: CommitListener) -> Self {
         let (key, recorded_events) = (watch::Sender::new(None), RecordedEvents::default());
-        let committer = Arc::new(Committer::new(inner.clone(), on_commit));
-        Self { inner, key, committer, recorded_events }
+        let records = Arc::<RecordCache>::default();
+        let committer = Arc::new(Committer::new(inner.clone(), on_commit, records.clone()));
+        Self { inner, key, committer, records, recorded_events }
     }
 
     /// The kinds of events that are recorded: none at first.
@@ -186,11 +189,6 @@ impl SealedStore {
     /// [`StoreError`] if the store fails.
     pub async fn commit(&self, commit: Commit) -> Result<CommitOutcome, StoreError> {
         self.committer.commit(commit).await
-    }
-
-    /// How many commits of this process may have changed connections or rotations.
-    pub fn connection_changes(&self) -> u64 {
-        self.committer.connection_changes()
     }
 
     /// Tells the listener about changes that were made without [`SealedStore::commit`].
@@ -324,31 +322,40 @@ impl SealedStore {
     /// [`StoreError::Unavailable`] while the store is sealed; [`StoreError::Unusable`] if the record is damaged;
     /// another [`StoreError`] if the store fails.
     pub async fn get<T: RecordType>(&self, key: &str) -> Result<Option<(T, i64)>, StoreError> {
-        self.open_record(T::KIND, key, self.inner.record(T::KIND, key).await?)
+        self.open_record(T::KIND, key, self.inner.record(T::KIND, key).await?.as_ref())
     }
 
-    /// Returns a record of each of three types, as they are at one moment. This costs less than three calls of
-    /// [`SealedStore::get`].
+    /// Returns a record of each of three types, as they were at one moment: now, or within `max_age` if they are remembered.
+    /// This costs less than three calls of [`SealedStore::get`].
     ///
     /// # Errors
     /// The errors of [`SealedStore::get`].
     pub async fn get_together<A: RecordType, B: RecordType, C: RecordType>(
         &self,
         [a, b, c]: [&str; 3],
+        max_age: Duration,
     ) -> Result<(Option<A>, Option<B>, Option<C>), StoreError> {
-        let mut records = self.inner.records_at(&[(A::KIND, a), (B::KIND, b), (C::KIND, c)]).await?.into_iter();
-        let mut next = || records.next().flatten();
-        let a = self.open_record(A::KIND, a, next())?.map(|(record, _)| record);
-        let b = self.open_record(B::KIND, b, next())?.map(|(record, _)| record);
-        let c = self.open_record(C::KIND, c, next())?.map(|(record, _)| record);
-        Ok((a, b, c))
+        let places = [(A::KIND, a), (B::KIND, b), (C::KIND, c)];
+        let read = match self.recall_within(&places, max_age)? {
+            Some(remembered) => remembered,
+            None => self.read_all(&places).await?,
+        };
+        let mut read = read.into_iter();
+        Ok((typed(read.next())?, typed(read.next())?, typed(read.next())?))
+    }
+
+    /// Returns records as they were read within `max_age`. `None` if one of them is not remembered.
+    fn recall_within(&self, places: &[(&str, &str)], max_age: Duration) -> Result<Option<Vec<ReadRecord>>, StoreError> {
+        let Some(found) = self.records.find(places, max_age) else { return Ok(None) };
+        let opened = places.iter().zip(&found).map(|((kind, key), it)| self.open_record(kind, key, it.as_deref()));
+        opened.collect::<Result<_, _>>().map(Some)
     }
 
     fn open_record<T: DeserializeOwned>(
         &self,
         kind: &str,
         key: &str,
-        record: Option<Record>,
+        record: Option<&Record>,
     ) -> Result<Option<(T, i64)>, StoreError> {
         record.map(|record| Ok((self.open(&place(kind, key), &record.value)?, record.revision))).transpose()
     }
@@ -459,14 +466,32 @@ impl RecordReader for SealedStore {
         self.inner.handled_position(sender, recipient, message).await
     }
 
-    async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError> {
-        self.open_record(kind, key, self.inner.record(kind, key).await?)
+    async fn read(&self, kind: &str, key: &str) -> Result<ReadRecord, StoreError> {
+        self.open_record(kind, key, self.inner.record(kind, key).await?.as_ref())
     }
 
-    async fn read_all(&self, places: &[(&str, &str)]) -> Result<Vec<Option<(Value, i64)>>, StoreError> {
-        let records = self.inner.records_at(places).await?;
-        places.iter().zip(records).map(|((kind, key), record)| self.open_record(kind, key, record)).collect()
+    async fn read_all(&self, places: &[(&str, &str)]) -> Result<Vec<ReadRecord>, StoreError> {
+        let before = self.records.before_read();
+        let found = self.inner.records_at(places).await?;
+        let opened = places.iter().zip(&found).map(|((kind, key), it)| self.open_record(kind, key, it.as_ref()));
+        let opened: Vec<ReadRecord> = opened.collect::<Result<_, _>>()?;
+        let is_with_known_peer = |((kind, _), read): (&(&str, &str), &ReadRecord)| {
+            *kind == Connection::KIND && read.as_ref().is_some_and(|(value, _)| Connection::is_with_known_peer(value))
+        };
+        let of_known_peer = places.iter().zip(&opened).any(is_with_known_peer);
+        self.records.remember(places, found, before, of_known_peer);
+        Ok(opened)
     }
+
+    fn recall(&self, places: &[(&str, &str)]) -> Result<Option<Vec<ReadRecord>>, StoreError> {
+        self.recall_within(places, Duration::MAX)
+    }
+}
+
+/// Returns a record as its type.
+fn typed<T: RecordType>(read: Option<ReadRecord>) -> Result<Option<T>, StoreError> {
+    let damaged = |error| StoreError::Unusable(format!("contains a damaged {}: {error}", T::KIND));
+    read.flatten().map(|(value, _)| serde_json::from_value(value).map_err(damaged)).transpose()
 }
 
 /// Returns the name of the place that a sealed value is bound to. The encryption authenticates the name as AAD.

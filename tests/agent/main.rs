@@ -16,3 +16,5 @@ mod net;
 mod panics;
 mod running_agent;
 mod store;
+mod store_reads;
+mod watched_store;

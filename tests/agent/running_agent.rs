@@ -10,7 +10,7 @@ use std::{
 
 use claviger::{
     agent::{
-        Agent, AgentOptions, OwnDocuments, Server,
+        Agent, AgentOptions, OwnDocuments, Server, Transports,
         protocol::Protocol,
         store::{Delivery, DeliveryQuery, SqliteOptions, SqliteStore, Store},
     },
@@ -39,9 +39,15 @@ impl Both {
 
     /// Packs a message of Alice's for Bob.
     pub async fn pack(&self, kind: &str) -> String {
+        self.pack_with(kind, |_| {}).await
+    }
+
+    /// Packs a message of Alice's for Bob, after `change` has changed it.
+    pub async fn pack_with(&self, kind: &str, change: fn(&mut Message)) -> String {
         let resolver = LocalResolver::new().with_documents([self.bob.document.clone()]);
         let message = Message::build(Message::new_id(), kind, json!({})).from(&*self.alice.did);
-        let message = message.to(&*self.bob.did).finalize();
+        let mut message = message.to(&*self.bob.did).finalize();
+        change(&mut message);
         let packing = message.encrypt_to(&self.bob.did).from(&self.alice.did).forward(false);
         packing.pack(&resolver, &self.alice.identities).await.unwrap().0
     }
@@ -59,13 +65,29 @@ pub struct RunningAgent {
 impl RunningAgent {
     /// Starts the agent with its store in a folder.
     pub async fn start(people: &Both, folder: &Path, protocol: impl Protocol, options: AgentOptions) -> Self {
-        let store = Arc::new(SqliteStore::open(&folder.join("agent.db"), SqliteOptions::default()).unwrap());
+        let store = Self::open_store(folder, SqliteOptions::default());
+        Self::start_with(people, store.clone(), store, protocol, options, Transports::default()).await
+    }
+
+    pub fn open_store(folder: &Path, options: SqliteOptions) -> Arc<SqliteStore> {
+        Arc::new(SqliteStore::open(&folder.join("agent.db"), options).unwrap())
+    }
+
+    /// Starts the agent with transports, and with a store that is `store` or wraps it.
+    pub async fn start_with(
+        people: &Both,
+        store: Arc<SqliteStore>,
+        wrapped: Arc<dyn Store>,
+        protocol: impl Protocol,
+        options: AgentOptions,
+        transports: Transports,
+    ) -> Self {
         let documents = [&people.alice, &people.bob].map(|person| person.document.clone());
         let resolver = Arc::new(LocalResolver::new().with_documents(documents));
         let secrets = Arc::new(Keyring::start([people.bob.token.clone()]).await.unwrap());
         let own = OwnDocuments { created: vec![people.bob.document.clone()], ..OwnDocuments::default() };
-        let builder = Agent::builder(secrets, own, resolver, store.clone()).protocol(protocol).options(options);
-        let agent = builder.build().unwrap();
+        let builder = Agent::builder(secrets, own, resolver, wrapped).protocol(protocol).options(options);
+        let agent = builder.transports(transports).build().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();

@@ -2,7 +2,12 @@
 
 use super::{accept::BLOCKED, opening::Opening, state::Inbox};
 use crate::{
-    agent::{canonical_did::canonical_did, protocol::Received, store::types::Commit},
+    agent::{
+        blocked_peers::BlockedPeer,
+        canonical_did::canonical_did,
+        protocol::{HandleError, Received, Transaction},
+        store::types::Commit,
+    },
     didcomm::Warning,
 };
 
@@ -15,20 +20,34 @@ impl Inbox {
         if blocked.contains(sender) {
             return true;
         }
-        let provenance = &received.provenance;
-        let is_proved = !provenance.warnings.contains(&Warning::UnauthenticatedFromPrior);
-        let Some(prior) = provenance.from_prior.as_ref().filter(|_| is_proved) else { return false };
-        let is_of_sender = prior.sub.as_deref().is_some_and(|sub| canonical_did(sub) == *sender);
-        if !is_of_sender || !blocked.contains(&prior.iss) {
-            return false;
-        }
+        let Some(former) = former_did(received).filter(|former| blocked.contains(former)) else { return false };
         match blocked.block_successor(sender).await {
-            Ok(()) => {
-                tracing::info!(peer = sender, former = prior.iss, "blocked peer has rotated: its new DID is blocked")
-            }
+            Ok(()) => tracing::info!(peer = sender, former, "blocked peer has rotated: its new DID is blocked"),
             Err(error) => tracing::warn!(%error, peer = sender, "new DID of a blocked peer not blocked"),
         }
         true
+    }
+
+    /// Whether the store says that the sender of a message is blocked, although [`is_from_blocked_peer`] did not know: it was
+    /// blocked a moment ago, or by another process. `keys` are those of [`blocked_keys`], and their records were read ahead.
+    ///
+    /// [`is_from_blocked_peer`]: Self::is_from_blocked_peer
+    ///
+    /// # Errors
+    /// [`HandleError::Retry`] if the store does not answer.
+    pub(super) async fn is_blocked_meanwhile(
+        &self,
+        keys: Vec<String>,
+        tx: &mut Transaction<'_>,
+    ) -> Result<bool, HandleError> {
+        let mut is_blocked = false;
+        for key in keys {
+            if tx.get::<BlockedPeer>(&key).await?.is_some() {
+                self.parts.blocked.note(key);
+                is_blocked = true;
+            }
+        }
+        Ok(is_blocked)
     }
 
     /// Removes the envelope of a blocked peer. The peer is told nothing.
@@ -39,4 +58,19 @@ impl Inbox {
             tracing::warn!(envelope = opening.id(), %error, "envelope not removed");
         }
     }
+}
+
+/// Returns the keys of the records that block the sender of a message, if there are any.
+pub(super) fn blocked_keys(received: &Received) -> Vec<String> {
+    let names = [received.sender.as_deref(), former_did(received)];
+    names.into_iter().flatten().map(BlockedPeer::key).collect()
+}
+
+/// Returns the DID that the sender of a message has rotated from, as it has proved.
+fn former_did(received: &Received) -> Option<&str> {
+    let (sender, provenance) = (received.sender.as_deref()?, &received.provenance);
+    let is_proved = !provenance.warnings.contains(&Warning::UnauthenticatedFromPrior);
+    let prior = provenance.from_prior.as_ref().filter(|_| is_proved)?;
+    let is_of_sender = prior.sub.as_deref().is_some_and(|sub| canonical_did(sub) == sender);
+    is_of_sender.then_some(&*prior.iss)
 }

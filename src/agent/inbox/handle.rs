@@ -4,9 +4,16 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
-use super::{opening::Opening, return_route::ReturnRouteRequest, state::Inbox};
+use super::{
+    blocked::blocked_keys,
+    opening::Opening,
+    quota::{exceeded_quota, needed_room},
+    return_route::ReturnRouteRequest,
+    state::Inbox,
+};
 use crate::{
     agent::{
+        blocked_peers::BlockedPeer,
         canonical_did::canonical_did,
         clock::{MAX_CLOCK_SKEW, Millis, seconds_to_millis},
         protocol::{
@@ -20,7 +27,9 @@ use crate::{
             own::OwnRotation,
             peer::{PeerRotation, apply_from_prior, reason_to_ignore},
         },
-        store::types::{Change, Commit, CommitOutcome, HandledMessage, PendingEnvelope, Stranger},
+        store::types::{
+            Change, Commit, CommitOutcome, Expectation, HandledMessage, PeerQuota, PendingEnvelope, Stranger,
+        },
     },
     did::did_of,
     didcomm::{Layer, Message, Provenance, Warning},
@@ -33,6 +42,8 @@ const MAX_ATTEMPTS: usize = 10;
 /// What a message does.
 struct Handling {
     effects: Vec<Effect>,
+    /// The records that the effects rely on.
+    expects: Vec<Expectation>,
     /// The label of the metric.
     result: &'static str,
     is_stranger: bool,
@@ -48,6 +59,8 @@ enum NotNow {
     Failed(String),
     /// The sender is not authenticated, and there is no room for more unread messages of such senders.
     NoRoom,
+    /// The sender is blocked.
+    Blocked,
 }
 
 impl Inbox {
@@ -72,19 +85,28 @@ impl Inbox {
             Err(reason) => return self.refuse(opening, kind, reason).await,
         };
         let first_handling = self.request_return_route(opening, &received, &handled, return_route).await;
+        let (quota_checked, mut quota, mut is_optimistic) = (opening.envelope.quota_checked, PeerQuota::FREE, true);
         for _ in 0..MAX_ATTEMPTS {
-            let handling = match self.effects(&received, opening.envelope.quota_checked).await {
+            let handling = match self.effects(&received, quota_checked, quota, is_optimistic).await {
                 Ok(handling) => handling,
+                Err(NotNow::Blocked) => {
+                    // A peer that has rotated is blocked under its new DID too.
+                    self.is_from_blocked_peer(&received).await;
+                    return self.drop_blocked(opening, kind).await;
+                }
+                // Perhaps the reason is what is remembered, and no commit would find that out.
+                Err(NotNow::Failed(_)) if is_optimistic => {
+                    is_optimistic = false;
+                    continue;
+                }
                 Err(NotNow::Failed(reason)) => return self.postpone(opening, kind, &reason).await,
                 Err(NotNow::NoRoom) => {
                     return self.postpone_after_work(opening, "no room for unread messages without a sender").await;
                 }
             };
-            let Handling { effects, result, is_stranger, earlier, created_by_stranger } = handling;
-            let effects = match self.limit_replies(&received, is_stranger, effects).await {
-                Ok(effects) => effects,
-                Err(error) => return self.postpone(opening, kind, &error.to_string()).await,
-            };
+            let Handling { effects, expects, result, is_stranger, earlier, created_by_stranger } = handling;
+            let effects = self.limit_replies(&received, is_stranger, quota, effects);
+            let room = needed_room(&received, quota_checked, is_stranger, &effects);
             let ends_connection = received.provenance.from_prior.is_some() && ends_known_connection(&effects);
             let changes = match self.parts.store.changes(&received, effects, self.parts.options.reply_lifetime) {
                 Ok(changes) => self.limit_lifetimes(changes, is_stranger),
@@ -95,7 +117,7 @@ impl Inbox {
             let stranger = is_stranger
                 .then(|| Stranger { did: received.sender.clone().unwrap_or_default(), created: received.created() });
             let handled = Some(handled);
-            let commit = Commit { handled, changes, stranger, created_by_stranger, ..Commit::default() };
+            let commit = Commit { expects, room, handled, changes, stranger, created_by_stranger, ..Commit::default() };
             match self.commit(opening, commit).await {
                 Ok(CommitOutcome::Committed) => {
                     self.parts.metrics.message_handled(kind, result);
@@ -119,7 +141,8 @@ impl Inbox {
                     let created = received.created().unwrap_or(0);
                     return self.postpone_until(opening, kind, "its created_time is in the future", created).await;
                 }
-                Ok(CommitOutcome::Conflict) => {}
+                Ok(CommitOutcome::Conflict) => is_optimistic = false,
+                Ok(CommitOutcome::NoRoom(exceeded)) => quota = exceeded,
                 Err(error) => return self.postpone(opening, kind, &error.to_string()).await,
             }
         }
@@ -163,14 +186,27 @@ impl Inbox {
         })
     }
 
-    /// Determines what a message does.
+    /// Determines what a message does. `is_optimistic` says whether it relies on what the agent remembers of the sender.
     ///
     /// # Errors
     /// [`NotNow`] if the message cannot be handled now.
-    async fn effects(&self, received: &Received, quota_checked: bool) -> Result<Handling, NotNow> {
+    async fn effects(
+        &self,
+        received: &Received,
+        quota_checked: bool,
+        quota: PeerQuota,
+        is_optimistic: bool,
+    ) -> Result<Handling, NotNow> {
         let text = |error: HandleError| NotNow::Failed(error.to_string());
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
-        read_common_records(received, &mut tx).await.map_err(text)?;
+        if is_optimistic {
+            tx = tx.optimistic();
+        }
+        let blocked = blocked_keys(received);
+        read_common_records(received, &blocked, &mut tx).await.map_err(text)?;
+        if self.is_blocked_meanwhile(blocked, &mut tx).await.map_err(text)? {
+            return Err(NotNow::Blocked);
+        }
         let earlier = earlier_names(received, &mut tx, self.parts.options.max_age).await.map_err(text)?;
         let created_by_stranger = created_by_stranger(received, &mut tx).await.map_err(text)?;
         for (sender, recipient) in &earlier {
@@ -179,17 +215,20 @@ impl Inbox {
                 // The rotation that the message tells of takes effect all the same.
                 apply_headers(received, &mut tx).await.map_err(text)?;
                 let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;
-                let (effects, earlier) = (tx.effects(), Vec::new());
-                return Ok(Handling { effects, result: "again", is_stranger, earlier, created_by_stranger });
+                let (expects, effects, earlier) = (tx.expects(), tx.effects(), Vec::new());
+                return Ok(Handling { effects, expects, result: "again", is_stranger, earlier, created_by_stranger });
             }
         }
         let problem = match self.apply_protocols(received, &mut tx).await {
             Ok(()) => {
                 let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;
-                let effects = tx.effects();
-                let checked = self.check_quota(received, quota_checked, is_stranger, &effects).await;
-                match checked.map_err(|error| NotNow::Failed(error.to_string()))? {
-                    None => return Ok(Handling { effects, result: "done", is_stranger, earlier, created_by_stranger }),
+                let (expects, effects) = (tx.expects(), tx.take_effects());
+                let room = needed_room(received, quota_checked, is_stranger, &effects);
+                match exceeded_quota(room.as_ref(), quota) {
+                    None => {
+                        let result = "done";
+                        return Ok(Handling { effects, expects, result, is_stranger, earlier, created_by_stranger });
+                    }
                     // Nobody can be told, and the message was accepted.
                     Some(_) if received.sender.is_none() => return Err(NotNow::NoRoom),
                     Some(problem) => problem,
@@ -199,11 +238,12 @@ impl Inbox {
             Err(HandleError::Problem(problem)) => problem,
         };
         tracing::info!(id = received.message.id, kind = received.message.type_, %problem, "message has a problem");
-        // A new transaction: the effects of the protocol are dropped.
-        let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
+        // The effects of the protocol are dropped.
+        tx.take_effects();
         self.report(received, &problem, &mut tx).await.map_err(text)?;
         let is_stranger = is_stranger(received, &mut tx).await.map_err(text)?;
-        Ok(Handling { effects: tx.effects(), result: "problem", is_stranger, earlier, created_by_stranger })
+        let (expects, effects) = (tx.expects(), tx.effects());
+        Ok(Handling { effects, expects, result: "problem", is_stranger, earlier, created_by_stranger })
     }
 
     /// Applies the rules for every message and the message's protocol, in the order that the rules require.
@@ -278,12 +318,18 @@ fn ends_known_connection(effects: &[Effect]) -> bool {
     })
 }
 
-/// Reads the records that every message of an authenticated sender needs, in one request.
-async fn read_common_records(received: &Received, tx: &mut Transaction<'_>) -> Result<(), HandleError> {
+/// Reads the records that every message of an authenticated sender needs, in one request. `blocked` are the keys of
+/// [`blocked_keys`].
+async fn read_common_records(
+    received: &Received,
+    blocked: &[String],
+    tx: &mut Transaction<'_>,
+) -> Result<(), HandleError> {
     let (Some(sender), Some(thread)) = (&received.sender, ClosedThread::key(received)) else { return Ok(()) };
     let connection = Connection::key(&received.recipient, sender);
-    tx.read_ahead(&[(Connection::KIND, &connection), (PeerRotation::KIND, &connection), (ClosedThread::KIND, &thread)])
-        .await
+    let mut rare = vec![(ClosedThread::KIND, &*thread)];
+    rare.extend(blocked.iter().map(|key| (BlockedPeer::KIND, &**key)));
+    tx.read_ahead(&[(Connection::KIND, &connection), (PeerRotation::KIND, &connection)], &rare).await
 }
 
 /// Applies the headers that hold for a message of any protocol.
@@ -311,6 +357,7 @@ async fn earlier_names(
     if let Some(prior) = provenance.from_prior.as_ref().filter(|prior| is_proved && prior.sub.is_some()) {
         senders.push(canonical_did(&prior.iss).into_owned());
     }
+    read_last_rotations(received, connection.as_ref(), tx).await?;
     if let Some(previous) = connection.as_ref().and_then(|connection| connection.previous_dids.last()) {
         let rotation = tx.get::<PeerRotation>(&Connection::key(&received.recipient, previous)).await?;
         if rotation.is_some_and(|rotation| is_recent(rotation.time)) && !senders.contains(previous) {
@@ -327,6 +374,25 @@ async fn earlier_names(
     let pairs = senders.iter().flat_map(|sender| recipients.iter().map(move |to| (sender.clone(), to.clone())));
     // The first pair is that of the message.
     Ok(pairs.skip(1).collect())
+}
+
+/// Reads the last rotations of both sides, in one request, if there were rotations.
+async fn read_last_rotations(
+    received: &Received,
+    connection: Option<&Connection>,
+    tx: &mut Transaction<'_>,
+) -> Result<(), HandleError> {
+    let Some(connection) = connection else { return Ok(()) };
+    let key_with = |peer: &str| Connection::key(&received.recipient, peer);
+    let (key, of_peer) = (key_with(&connection.peer_did), connection.previous_dids.last().map(|did| key_with(did)));
+    let of_peer = of_peer.as_deref().map(|key| (PeerRotation::KIND, key));
+    let of_us = connection.previous_own_did.as_deref().map(|key| (OwnRotation::KIND, key));
+    if of_peer.is_none() && of_us.is_none() {
+        return Ok(());
+    }
+    // With the connection, so that they are remembered as those of a known peer.
+    let places: Vec<_> = [Some((Connection::KIND, &*key)), of_peer, of_us].into_iter().flatten().collect();
+    tx.read_ahead(&places, &[]).await
 }
 
 #[cfg(test)]

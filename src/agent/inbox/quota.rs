@@ -2,7 +2,8 @@
 //!
 //! [`Inbox::accept`] asks a sender that exceeds its quota to retry later, so nothing is lost. Only opened messages
 //! count, so nobody can exhaust the quota of another sender. The checks in this file are made after the message is
-//! opened, because the envelope hid its sender or was fetched.
+//! opened, because the envelope hid its sender or was fetched. A message is handled as if there were room; the commit checks it,
+//! and if there is none, the message is handled again within the quota.
 
 use super::state::Inbox;
 use crate::{
@@ -12,44 +13,23 @@ use crate::{
             Effect, Problem, Received, discover_features::DISCLOSE, report_message::PROBLEM_REPORT,
             trust_ping::PING_RESPONSE,
         },
-        store::{error::StoreError, types::Change},
+        store::types::{Change, NeededRoom, PeerQuota},
     },
     did::did_of,
     didcomm::{Layer, MessageType},
 };
 
 impl Inbox {
-    /// Checks the sender's quota for a message to the application. Returns the problem to report if the quota is
-    /// exceeded. `quota_checked` says whether the quota was checked on arrival. A message whose sender was checked on
-    /// arrival is delivered in any case, since the sender was told that the message was accepted.
-    pub(super) async fn check_quota(
-        &self,
-        received: &Received,
-        quota_checked: bool,
-        is_stranger: bool,
-        effects: &[Effect],
-    ) -> Result<Option<Problem>, StoreError> {
-        if !effects.contains(&Effect::Deliver) || (quota_checked && names_sender(received)) {
-            return Ok(None);
-        }
-        let sender = received.sender.as_deref().unwrap_or_default();
-        if self.parts.store.inner().peer_quota(sender, is_stranger).await?.may_deliver {
-            return Ok(None);
-        }
-        let comment = "There is no room for more of your messages until those before are read; send it again later.";
-        Ok(Some(Problem::new("e.m.me.res.storage", comment)))
-    }
-
-    /// Drops the replies to a message if too many messages already wait to be sent to its sender, or to all strangers.
-    pub(super) async fn limit_replies(
+    /// Drops the replies to a message if `quota`, that of its sender, has no room for them.
+    pub(super) fn limit_replies(
         &self,
         received: &Received,
         is_stranger: bool,
+        quota: PeerQuota,
         mut effects: Vec<Effect>,
-    ) -> Result<Vec<Effect>, StoreError> {
-        let Some(sender) = &received.sender else { return Ok(effects) };
-        let is_send = |effect: &Effect| matches!(effect, Effect::Send(_));
-        if effects.iter().any(is_send) && !self.parts.store.inner().peer_quota(sender, is_stranger).await?.may_reply {
+    ) -> Vec<Effect> {
+        let Some(sender) = &received.sender else { return effects };
+        if effects.iter().any(is_send) && !quota.may_reply {
             // A stranger can cause this often.
             match is_stranger {
                 true => tracing::debug!(id = received.message.id, "replies dropped: too many wait for strangers"),
@@ -62,7 +42,7 @@ impl Inbox {
             self.parts.metrics.replies_dropped();
             effects.retain(|effect| !is_send(effect));
         }
-        Ok(effects)
+        effects
     }
 
     /// Marks the replies to a stranger, and shortens the life of replies that are of no use later.
@@ -78,6 +58,32 @@ impl Inbox {
         }
         changes
     }
+}
+
+/// Returns the problem to report if the quota of the sender has no room for the message.
+pub(super) fn exceeded_quota(room: Option<&NeededRoom>, quota: PeerQuota) -> Option<Problem> {
+    let comment = "There is no room for more of your messages until those before are read; send it again later.";
+    let is_exceeded = room.is_some_and(|room| room.to_deliver) && !quota.may_deliver;
+    is_exceeded.then(|| Problem::new("e.m.me.res.storage", comment))
+}
+
+/// Returns the room that the effects of a message need, which the commit checks. `quota_checked` says whether the quota for
+/// messages was checked on arrival. A message whose sender was checked on arrival is delivered in any case, since the sender
+/// was told that the message was accepted.
+pub(super) fn needed_room(
+    received: &Received,
+    quota_checked: bool,
+    is_stranger: bool,
+    effects: &[Effect],
+) -> Option<NeededRoom> {
+    let to_deliver = effects.contains(&Effect::Deliver) && !(quota_checked && names_sender(received));
+    let to_reply = received.sender.is_some() && effects.iter().any(is_send);
+    let peer = received.sender.clone().unwrap_or_default();
+    (to_deliver || to_reply).then_some(NeededRoom { peer, is_stranger, to_deliver, to_reply })
+}
+
+fn is_send(effect: &Effect) -> bool {
+    matches!(effect, Effect::Send(_))
 }
 
 /// Whether a reply of this type says how things are now, and is of no use later.

@@ -2,13 +2,13 @@
 
 use tokio::sync::oneshot;
 
-use super::{opening::Opening, return_route::ReturnRouteRequest, state::Inbox};
+use super::{opening::Opening, quota::needed_room, return_route::ReturnRouteRequest, state::Inbox};
 use crate::{
     agent::{
         metrics::UNOPENED,
         protocol::{HandleError, Problem, Received, Transaction, connections::is_stranger, problem_limits},
         rotation::peer::reason_to_ignore,
-        store::types::{Change, Commit, CommitOutcome, HandledMessage, Stranger},
+        store::types::{Change, Commit, CommitOutcome, HandledMessage, PeerQuota, Stranger},
     },
     didcomm::RefusedMessage,
 };
@@ -40,8 +40,9 @@ impl Inbox {
         }
         let handled = self.refused_mark(&received);
         let first_handling = self.request_return_route(opening, &received, &handled, return_route).await;
+        let mut quota = PeerQuota::FREE;
         for _ in 0..MAX_ATTEMPTS {
-            match self.commit_report(opening, &received, &handled, &problem).await {
+            match self.commit_report(opening, &received, &handled, &problem, quota).await {
                 Ok((CommitOutcome::Committed, has_replies)) => {
                     self.note_refused(opening, UNOPENED, "refused", reason);
                     if let Some(first_handling) = first_handling {
@@ -51,6 +52,7 @@ impl Inbox {
                 }
                 Ok((CommitOutcome::Duplicate, _)) => return self.note_refused(opening, UNOPENED, "refused", reason),
                 Ok((CommitOutcome::Conflict, _)) => {}
+                Ok((CommitOutcome::NoRoom(exceeded), _)) => quota = exceeded,
                 // The report of an old message is of no use.
                 Ok((CommitOutcome::TooOld | CommitOutcome::DatedAhead, _)) => break,
                 Err(error) => return self.postpone_after_work(opening, &error.to_string()).await,
@@ -80,18 +82,23 @@ impl Inbox {
         received: &Received,
         handled: &HandledMessage,
         problem: &Problem,
+        quota: PeerQuota,
     ) -> Result<(CommitOutcome, bool), HandleError> {
         let mut tx = Transaction::new(received, &*self.parts.store, &self.parts.features);
         let is_stranger = is_stranger(received, &mut tx).await?;
         if reason_to_ignore(received, &mut tx).await?.is_none() {
             problem_limits::report_within_limits(received, problem, &mut tx, &self.parts.options.problems).await?;
         }
-        let effects = self.limit_replies(received, is_stranger, tx.effects()).await?;
+        let expects = tx.expects();
+        let effects = self.limit_replies(received, is_stranger, quota, tx.effects());
+        let room = needed_room(received, true, is_stranger, &effects);
         let changes = self.parts.store.changes(received, effects, self.parts.options.reply_lifetime)?;
         let changes = self.limit_lifetimes(changes, is_stranger);
         let has_replies = changes.iter().any(|change| matches!(change, Change::Send(_)));
         let did = received.sender.clone().unwrap_or_default();
         let commit = Commit {
+            expects,
+            room,
             handled: Some(handled.clone()),
             changes,
             stranger: is_stranger.then_some(Stranger { did, created: None }),

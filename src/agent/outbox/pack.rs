@@ -15,6 +15,7 @@ use crate::{
         clock::{Millis, now},
         error::AgentError,
         outgoing_message::OutgoingMessage,
+        rotation::current::recent_connection,
         store::{error::StoreError, types::OutboxEntry},
     },
     crypto::ContentEncryption,
@@ -115,7 +116,8 @@ impl Outbox {
     /// A permanent failure if the relationship has ended.
     async fn apply_connection(&self, from: &str, peer: &str, message: &mut Message) -> Result<String, PackError> {
         let own = self.parts.own_dids.find_did(from);
-        let current = self.connections.find(own.as_deref().unwrap_or(from), peer).await.map_err(store_failed)?;
+        let current = recent_connection(&self.parts.store, own.as_deref().unwrap_or(from), peer).await;
+        let current = current.map_err(store_failed)?;
         if canonical_did(&current.peer_did) != peer {
             message.to = Some(vec![current.peer_did.clone()]);
         }

@@ -20,7 +20,6 @@ use crate::{
         metrics::Metrics,
         own_dids::OwnDids,
         return_routes::ReturnRoutes,
-        rotation::current::CurrentConnections,
         sealed_store::SealedStore,
         store::types::{OutboxEntry, SendState},
     },
@@ -34,8 +33,6 @@ pub struct Outbox {
     pub(super) origins: Origins,
     /// Limits how many replies to strangers are packed per second.
     pub(super) reply_rate: ReplyRate,
-    /// The connections of the messages.
-    pub(super) connections: CurrentConnections,
     /// Limits how many documents are fetched for messages to strangers at the same time.
     pub(super) stranger_fetches: Semaphore,
 }
@@ -61,8 +58,7 @@ impl Outbox {
         let origins = Origins::new(&parts.options);
         let reply_rate = ReplyRate::new(parts.options.stranger_replies_per_second);
         let stranger_fetches = Semaphore::new(parts.options.concurrent_unknown.clamp(1, Semaphore::MAX_PERMITS));
-        let connections = CurrentConnections::new(parts.store.clone());
-        Self { parts, origins, reply_rate, connections, stranger_fetches }
+        Self { parts, origins, reply_rate, stranger_fetches }
     }
 
     /// Tries the waiting messages for a peer now, because a return route to the peer was opened.

@@ -123,6 +123,11 @@ impl Connection {
         Self { unanswered: true, ..Self::new(own_did, peer_did, since) }
     }
 
+    /// Whether this value of a connection's record says that the peer is not a stranger.
+    pub(in crate::agent) fn is_with_known_peer(value: &Value) -> bool {
+        value.get("stranger").is_none_or(|stranger| *stranger == Value::Bool(false))
+    }
+
     /// The data of the event that the connection is made.
     pub(in crate::agent) fn made_data(&self) -> Value {
         json!({ "ours": self.own_did, "theirs": self.peer_did, "invitation": self.invitation })

@@ -39,7 +39,7 @@ pub use handler::Protocol;
 pub use problem::{HandleError, Problem};
 pub use problem_code::{ProblemCode, ProblemScope, Sorter};
 pub use received::Received;
-pub use record::{RecordReader, RecordType};
+pub use record::{ReadRecord, RecordReader, RecordType};
 pub use registry::{InvalidPiuri, Registry};
 pub use transaction::{Effect, Transaction};
 

@@ -18,6 +18,9 @@ pub trait RecordType: Serialize + DeserializeOwned + Send {
     const ABOUT_SENDER: bool = false;
 }
 
+/// The value of a record and its revision, or `None` if there is no such record.
+pub type ReadRecord = Option<(Value, i64)>;
+
 /// Reads and decrypts records.
 #[async_trait]
 pub trait RecordReader: Send + Sync {
@@ -25,18 +28,27 @@ pub trait RecordReader: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
-    async fn read(&self, kind: &str, key: &str) -> Result<Option<(Value, i64)>, StoreError>;
+    async fn read(&self, kind: &str, key: &str) -> Result<ReadRecord, StoreError>;
 
     /// Returns the records with these kinds and keys, like [`read`](Self::read). The agent reads all of them in one request.
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
-    async fn read_all(&self, places: &[(&str, &str)]) -> Result<Vec<Option<(Value, i64)>>, StoreError> {
+    async fn read_all(&self, places: &[(&str, &str)]) -> Result<Vec<ReadRecord>, StoreError> {
         let mut found = Vec::new();
         for (kind, key) in places {
             found.push(self.read(kind, key).await?);
         }
         Ok(found)
+    }
+
+    /// Returns these records as the agent remembers them, or `None` if it does not remember all of them. They may have changed
+    /// since: the commit finds out.
+    ///
+    /// # Errors
+    /// [`StoreError`] if what is remembered cannot be decrypted.
+    fn recall(&self, _places: &[(&str, &str)]) -> Result<Option<Vec<ReadRecord>>, StoreError> {
+        Ok(None)
     }
 
     /// Returns the position of a handled message in the order of handling, or `None` if the message was not handled.

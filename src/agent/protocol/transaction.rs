@@ -8,13 +8,13 @@ use super::{
     features::Features,
     problem::HandleError,
     received::Received,
-    record::{RecordReader, RecordType},
+    record::{ReadRecord, RecordReader, RecordType},
 };
 use crate::{
     agent::{
         clock::{Millis, now},
         event::EventKind,
-        store::types::UNREAD,
+        store::types::{Expectation, UNREAD},
     },
     didcomm::{Message, MessageBuilder},
 };
@@ -75,13 +75,20 @@ pub struct Transaction<'a> {
     /// The records that were read, with their revisions, by kind and key. Several steps ask for the same connection,
     /// and the cache saves reading it from the disk again. The commit compares the revisions, so a conflicting change
     /// is detected.
-    cache: HashMap<(String, String), Option<(Value, i64)>>,
+    cache: HashMap<(String, String), ReadRecord>,
+    is_optimistic: bool,
 }
 
 impl<'a> Transaction<'a> {
     /// Begins the transaction of a received message, without effects.
     pub fn new(received: &'a Received, records: &'a dyn RecordReader, features: &'a Features) -> Self {
-        Self { received, records, features, effects: Vec::new(), cache: HashMap::new() }
+        Self { received, records, features, effects: Vec::new(), cache: HashMap::new(), is_optimistic: false }
+    }
+
+    /// Relies on what the agent remembers, and on what is hardly ever otherwise, instead of reading it. If that is wrong, the
+    /// commit is a conflict, and the next transaction of the message must read.
+    pub(in crate::agent) fn optimistic(self) -> Self {
+        Self { is_optimistic: true, ..self }
     }
 
     /// Returns the features of this agent.
@@ -148,14 +155,26 @@ impl<'a> Transaction<'a> {
         T::deserialize(value).map(Some).map_err(damaged)
     }
 
-    /// Reads records in one request. Later calls of [`get`](Self::get) return them as they were at this time.
+    /// Reads records in one request. Later calls of [`get`](Self::get) return them as they were at this time. There are hardly
+    /// ever records at the `rare` places: an [optimistic](Self::optimistic) transaction that recalls the others takes them to be
+    /// absent.
     ///
     /// # Errors
     /// [`HandleError::Retry`] if the store does not answer.
-    pub(in crate::agent) async fn read_ahead(&mut self, places: &[(&str, &str)]) -> Result<(), HandleError> {
-        let found = self.records.read_all(places).await?;
-        let names = places.iter().map(|(kind, key)| ((*kind).to_owned(), (*key).to_owned()));
-        self.cache.extend(names.zip(found));
+    pub(in crate::agent) async fn read_ahead(
+        &mut self,
+        places: &[(&str, &str)],
+        rare: &[(&str, &str)],
+    ) -> Result<(), HandleError> {
+        let recalled = if self.is_optimistic { self.records.recall(places)? } else { None };
+        let all = [places, rare].concat();
+        let found = match recalled {
+            Some(recalled) => recalled.into_iter().chain(rare.iter().map(|_| None)).collect(),
+            None => self.records.read_all(&all).await?,
+        };
+        for ((kind, key), read) in all.into_iter().zip(found) {
+            self.cache.entry((kind.to_owned(), key.to_owned())).or_insert(read);
+        }
         Ok(())
     }
 
@@ -169,11 +188,15 @@ impl<'a> Transaction<'a> {
         Ok(self.records.handled_position(sender, &self.received.recipient, &message.to_ascii_lowercase()).await?)
     }
 
-    /// Whether the received message was handled before, as one from `sender` to `recipient`.
+    /// Whether the received message was handled before, as one from `sender` to `recipient`. An [optimistic](Self::optimistic)
+    /// transaction takes it to be new.
     ///
     /// # Errors
     /// [`HandleError::Retry`] if the store does not answer.
     pub(in crate::agent) async fn was_handled(&self, sender: &str, recipient: &str) -> Result<bool, HandleError> {
+        if self.is_optimistic {
+            return Ok(false);
+        }
         let message = self.received.message.id.to_ascii_lowercase();
         Ok(self.records.handled_position(sender, recipient, &message).await?.is_some())
     }
@@ -206,6 +229,20 @@ impl<'a> Transaction<'a> {
     /// Tells the application of an event, if its kind is recorded.
     pub(in crate::agent) fn event(&mut self, kind: EventKind, data: Value) {
         self.effects.push(Effect::Event { kind, data });
+    }
+
+    /// Takes the effects out, or drops them. What was read stays, since it has decided about them.
+    pub(in crate::agent) fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Returns what the commit must compare: the records that were read, also if their effects were dropped.
+    pub(in crate::agent) fn expects(&self) -> Vec<Expectation> {
+        let read = self.cache.iter().map(|((kind, key), read)| {
+            let revision = read.as_ref().map_or(0, |(_, revision)| *revision);
+            Expectation { kind: kind.clone(), key: key.clone(), revision }
+        });
+        read.collect()
     }
 
     /// Ends the transaction and returns its effects.
@@ -275,7 +312,7 @@ mod tests {
         harness.set("old", &Number(1));
         let received = from(ALICE, "https://example.org/offer/1.0/offer", json!({}));
         let mut tx = harness.begin(&received);
-        tx.read_ahead(&[("number", "new"), ("number", "old")]).await.unwrap();
+        tx.read_ahead(&[("number", "new")], &[("number", "old")]).await.unwrap();
         ["old", "new"].iter().for_each(|key| harness.set(key, &Number(2)));
         assert_eq!(tx.get("old").await.unwrap(), Some(Number(1)));
         assert_eq!(tx.get::<Number>("new").await.unwrap(), None);

@@ -8,8 +8,7 @@ pub(super) fn handled_mark(sender: &str, recipient: &str, message: &str) -> [u8;
 }
 
 /// Returns the digest of a record's kind and key.
-#[cfg(feature = "postgres")]
-pub(super) fn record_digest(kind: &str, key: &str) -> [u8; 32] {
+pub(in crate::agent) fn record_digest(kind: &str, key: &str) -> [u8; 32] {
     hash_of(&[kind, key])
 }
 

@@ -13,9 +13,10 @@ mod backend;
 mod check;
 mod copy;
 mod cursor_range;
-mod digests;
+pub(in crate::agent) mod digests;
 pub(in crate::agent) mod error;
 pub(in crate::agent) mod event;
+mod expectation;
 mod limits;
 mod location;
 #[cfg(feature = "postgres")]
@@ -35,8 +36,8 @@ pub use location::StoreLocation;
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore, backup, restore};
 pub use types::{
-    Attribution, Change, Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope,
-    HandledMessage, Millis, NewEnvelope, OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota, PendingEnvelope,
-    Postponement, ReceiveOutcome, Record, Retention, SendOutcome, SendState, Stranger, ThreadEntry, ThreadPosition,
-    UNREAD, Usage, digest_beginning,
+    Attribution, Change, Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, Expectation, ExpiredEnvelope,
+    HandledMessage, Millis, NeededRoom, NewEnvelope, OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota,
+    PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention, SendOutcome, SendState, Stranger, ThreadEntry,
+    ThreadPosition, UNREAD, Usage, digest_beginning,
 };

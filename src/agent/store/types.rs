@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::event::NewEvent;
+pub use super::expectation::{Expectation, NeededRoom, PeerQuota};
 pub use crate::agent::clock::Millis;
 
 /// An envelope as received.
@@ -90,15 +91,6 @@ pub enum ReceiveOutcome {
     AlreadyProcessed,
 }
 
-/// Whether a peer is within its limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerQuota {
-    /// Whether more messages of the peer may be delivered to the application.
-    pub may_deliver: bool,
-    /// Whether more replies may wait to be sent to the peer.
-    pub may_reply: bool,
-}
-
 /// An envelope that waits to be opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PendingEnvelope {
@@ -136,6 +128,11 @@ pub const UNREAD: i64 = -1;
 /// Changes that are made together, or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Commit {
+    /// The records that the changes rely on. If one of them has another revision by now, the commit is a
+    /// [`Conflict`](CommitOutcome::Conflict).
+    pub expects: Vec<Expectation>,
+    /// The room that the changes need. Without it, the commit is answered with [`NoRoom`](CommitOutcome::NoRoom).
+    pub room: Option<NeededRoom>,
     /// The id of the processed envelope, which the commit removes.
     pub envelope: Option<i64>,
     /// An envelope that was processed before it was stored, instead of `envelope`. The commit checks it like
@@ -210,18 +207,6 @@ pub enum Change {
 }
 
 impl Change {
-    /// Whether the change may alter a connection or a rotation. What is remembered of a stranger may take the place of another
-    /// stranger's connection.
-    pub fn alters_connections(&self) -> bool {
-        match self {
-            Self::Put(Record { kind, .. }) | Self::Delete { kind, .. } => {
-                [CONNECTION_KIND, PEER_ROTATION_KIND, OWN_ROTATION_KIND].contains(&kind.as_str())
-            }
-            Self::Remember(_) => true,
-            Self::Deliver(_) | Self::Send(_) | Self::Keep(_) | Self::Event(_) => false,
-        }
-    }
-
     /// Copies the deliveries and the messages to send, without their sealed content, which may be large, and the events.
     pub fn copy_without_content(changes: &mut [Self]) -> Vec<Self> {
         fn copy<T: Clone>(value: &mut T, sealed: fn(&mut T) -> &mut Option<Vec<u8>>) -> T {
@@ -247,9 +232,11 @@ pub enum CommitOutcome {
     Committed,
     /// The message was handled before. The envelope is removed, and no other change is made.
     Duplicate,
-    /// A stored record no longer has the revision of the change. No change is made, and the caller tries again with the
-    /// new record.
+    /// A stored record no longer has the revision that the commit expects, or that of a change. No change is made, and the
+    /// caller reads the records again and tries again.
     Conflict,
+    /// The peer is over its quota, which is this. No change is made, and the caller tries again within the quota.
+    NoRoom(PeerQuota),
     /// The message is a stranger's, or was when it was made, and so old that the mark of its first handling may have been
     /// dropped for lack of room. No change is made.
     TooOld,
@@ -429,7 +416,8 @@ pub struct Record {
     pub kind: String,
     /// The key, unique within the kind.
     pub key: String,
-    /// How often the record was written; 0 before the first write.
+    /// Which write of the record this is: a number that grows with each write, also over a deletion. 0 stands for a record
+    /// that does not exist.
     pub revision: i64,
     /// The sealed value.
     pub value: Vec<u8>,

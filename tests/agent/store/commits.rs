@@ -3,13 +3,14 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use claviger::agent::store::{
-    Change, Commit, CommitOutcome, HandledMessage, ReceiveOutcome, SendState, Store, StoreError, digest_beginning,
+    Change, Commit, CommitOutcome, Expectation, HandledMessage, ReceiveOutcome, Record, SendState, Store, StoreError,
+    UNREAD, digest_beginning,
 };
 
 use crate::store::{
     fixtures::{
         PAST, commit_of, delivery, handled_message, large_envelope, new_envelope, outgoing, pending_ids,
-        process_envelope, record, unread_ids,
+        process_envelope, record, revision_of, unread_ids, value_of,
     },
     suite::{Limits, NO_LIMITS, StoreLocation, commit_ok, open, receive, reopen},
 };
@@ -23,7 +24,7 @@ pub async fn a_commit_makes_all_changes(location: &dyn StoreLocation) {
         Change::Send(outgoing(1, "did:example:them")),
         Change::Put(record("new", 0, "one")),
         // Changes are made in order: this one changes the record a second time.
-        Change::Put(record("new", 1, "two")),
+        Change::Put(record("new", UNREAD, "two")),
         Change::Delete { kind: "connection".to_owned(), key: "old".to_owned() },
         Change::Delete { kind: "connection".to_owned(), key: "never was".to_owned() },
     ];
@@ -33,8 +34,7 @@ pub async fn a_commit_makes_all_changes(location: &dyn StoreLocation) {
     assert_eq!(unread_ids(&*store).await, [delivery(1).id]);
     let sent = store.outbox_entry("outgoing 1").await.unwrap().unwrap();
     assert_eq!((sent.state, sent.tries, sent.sealed), (SendState::Waiting, 0, Some(vec![1; 20])));
-    assert_eq!(store.record("connection", "new").await.unwrap(), Some(record("new", 2, "two")));
-    assert_eq!(store.record("connection", "old").await.unwrap(), None);
+    assert_eq!((value_of(&*store, "new").await.as_deref(), value_of(&*store, "old").await), (Some("two"), None));
     // An empty commit is no error, nor is a commit whose envelope is gone.
     commit_ok(&*store, Commit::default()).await;
     commit_ok(&*store, process_envelope(id)).await;
@@ -44,7 +44,8 @@ pub async fn a_conflict_undoes_all_changes(location: &dyn StoreLocation) {
     let store = open(location).await;
     let id = receive(&*store, new_envelope(1)).await;
     commit_ok(&*store, commit_of([Change::Put(record("a", 0, "one"))])).await;
-    for wrong in [0, 2] {
+    let revision = revision_of(&*store, "a").await;
+    for wrong in [0, revision + 1] {
         let changes = vec![
             Change::Deliver(delivery(1)),
             Change::Send(outgoing(1, "did:example:them")),
@@ -58,13 +59,85 @@ pub async fn a_conflict_undoes_all_changes(location: &dyn StoreLocation) {
     assert_eq!(pending_ids(&*store).await, [id]);
     assert!(unread_ids(&*store).await.is_empty() && store.outbox_peers().await.unwrap().is_empty());
     assert_eq!(store.record("connection", "b").await.unwrap(), None);
-    assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 1, "one")));
+    assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", revision, "one")));
     // The commit is repeated with the current revision. The failed attempts left no mark.
-    let again = commit_of([Change::Put(record("a", 1, "two")), Change::Deliver(delivery(1))]);
+    let again = commit_of([Change::Put(record("a", revision, "two")), Change::Deliver(delivery(1))]);
     commit_ok(&*store, Commit { envelope: Some(id), handled: Some(handled_message(1)), ..again }).await;
-    assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 2, "two")));
+    assert_eq!(value_of(&*store, "a").await.as_deref(), Some("two"));
+    assert!(revision_of(&*store, "a").await > revision);
     // A record that does not exist has the revision 0.
     assert_eq!(store.commit(commit_of([Change::Put(record("c", 1, ""))])).await.unwrap(), CommitOutcome::Conflict);
+}
+
+fn expects(key: &str, revision: i64) -> Expectation {
+    Expectation { kind: "connection".to_owned(), key: key.to_owned(), revision }
+}
+
+pub async fn a_commit_is_made_if_its_expectations_hold(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let id = receive(&*store, new_envelope(1)).await;
+    let put = async |key: &str| {
+        commit_ok(&*store, commit_of([Change::Put(record(key, UNREAD, "x"))])).await;
+        revision_of(&*store, key).await
+    };
+    let delete = async |key: &str| {
+        let gone = Change::Delete { kind: "connection".to_owned(), key: key.to_owned() };
+        commit_ok(&*store, commit_of([gone])).await;
+    };
+    let attempt = async |expected: Vec<Expectation>| {
+        let changes = vec![Change::Deliver(delivery(1)), Change::Put(record("changed", 0, "x"))];
+        let commit = Commit { envelope: Some(id), handled: Some(handled_message(1)), ..commit_of(changes) };
+        store.commit(Commit { expects: expected, ..commit }).await.unwrap()
+    };
+    let first = put("a").await;
+    let second = put("a").await;
+    let present = expects("a", second);
+    let with_present = |expected| vec![expects("a", second), expected];
+    assert_eq!(attempt(vec![expects("a", first)]).await, CommitOutcome::Conflict);
+    assert_eq!(attempt(vec![expects("a", 0)]).await, CommitOutcome::Conflict);
+    assert_eq!(attempt(with_present(expects("b", 1))).await, CommitOutcome::Conflict, "there is none");
+    let b = put("b").await;
+    assert_eq!(attempt(with_present(expects("b", 0))).await, CommitOutcome::Conflict, "it was made since");
+    delete("b").await;
+    assert_eq!(attempt(with_present(expects("b", b))).await, CommitOutcome::Conflict, "it was deleted since");
+    put("b").await;
+    assert_eq!(attempt(with_present(expects("b", b))).await, CommitOutcome::Conflict, "it was made anew since");
+    commit_ok(&*store, commit_of([Change::Put(Record { expires: Some(PAST), ..record("c", 0, "x") })])).await;
+    assert_eq!(attempt(with_present(expects("c", 1))).await, CommitOutcome::Conflict, "it has expired");
+    // None of the attempts has changed anything.
+    let store = reopen(location, store.clone()).await;
+    assert_eq!(pending_ids(&*store).await, [id]);
+    assert!(unread_ids(&*store).await.is_empty() && value_of(&*store, "changed").await.is_none());
+    let expected =
+        vec![present, expects("never was", 0), expects("c", 0), Expectation { kind: "b".into(), ..expects("a", 0) }];
+    let changes = vec![Change::Deliver(delivery(1)), Change::Put(record("a", second, "new"))];
+    let commit =
+        Commit { envelope: Some(id), handled: Some(handled_message(1)), expects: expected, ..commit_of(changes) };
+    commit_ok(&*store, commit.clone()).await;
+    assert_eq!((unread_ids(&*store).await.len(), value_of(&*store, "a").await.as_deref()), (1, Some("new")));
+    // What was handled is a duplicate to whom expects what is there.
+    assert_eq!(store.commit(commit.clone()).await.unwrap(), CommitOutcome::Conflict);
+    let again = Commit { expects: Vec::new(), ..commit };
+    assert_eq!(store.commit(again).await.unwrap(), CommitOutcome::Duplicate);
+}
+
+/// Expectations of many commits at once: each record is made by one of them, and the others find that.
+pub async fn of_concurrent_commits_with_one_expectation_one_is_made(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    let commit = |number: u64, key: String| {
+        let store = store.clone();
+        async move {
+            let changes = [Change::Put(record(&key, UNREAD, "x")), Change::Deliver(delivery(number))];
+            let expects = vec![expects(&key, 0), expects("never was", 0)];
+            store.commit(Commit { expects, ..commit_of(changes) }).await.unwrap() == CommitOutcome::Committed
+        }
+    };
+    let tasks: Vec<_> = (0..200).map(|number| tokio::spawn(commit(number, format!("key {}", number % 20)))).collect();
+    let mut made = 0;
+    for task in tasks {
+        made += usize::from(task.await.unwrap());
+    }
+    assert_eq!((made, unread_ids(&*store).await.len()), (20, 20));
 }
 
 /// A commit with an envelope that was not stored has the effects of `receive` and of the commit of a stored one.
@@ -186,16 +259,16 @@ pub async fn concurrent_commits_are_atomic(location: &dyn StoreLocation) {
                 // Thirty tasks increment each counter. A task with an old revision makes no change, and tries again.
                 loop {
                     let key = format!("counter {}", number % 10);
-                    let revision = store.record("connection", &key).await.unwrap().map_or(0, |found| found.revision);
-                    let changes = [Change::Deliver(delivery(number)), Change::Put(record(&key, revision, ""))];
+                    let found = store.record("connection", &key).await.unwrap();
+                    let (revision, count) = found.map_or((0, 0), |found| (found.revision, found.value.len()));
+                    let counted = Change::Put(record(&key, revision, &"x".repeat(count + 1)));
+                    let changes = [Change::Deliver(delivery(number)), counted];
                     let commit =
                         Commit { envelope: Some(id), handled: Some(handled_message(number)), ..commit_of(changes) };
                     match store.commit(commit).await.unwrap() {
                         CommitOutcome::Committed => return,
                         CommitOutcome::Conflict => {}
-                        CommitOutcome::Duplicate | CommitOutcome::TooOld | CommitOutcome::DatedAhead => {
-                            panic!("an undone commit left its mark")
-                        }
+                        outcome => panic!("an undone commit left its mark: {outcome:?}"),
                     }
                 }
             })
@@ -208,5 +281,5 @@ pub async fn concurrent_commits_are_atomic(location: &dyn StoreLocation) {
     assert!(pending_ids(&*store).await.is_empty());
     assert_eq!(unread_ids(&*store).await.into_iter().collect::<BTreeSet<_>>().len(), 300);
     let counters = store.records("connection", "", 100).await.unwrap();
-    assert!(counters.len() == 10 && counters.iter().all(|counter| counter.revision == 30), "{counters:?}");
+    assert!(counters.len() == 10 && counters.iter().all(|counter| counter.value.len() == 30), "{counters:?}");
 }

@@ -85,6 +85,16 @@ pub fn record(key: &str, revision: i64, value: &str) -> Record {
     Record { kind: "connection".to_owned(), key: key.to_owned(), revision, value, expires: None }
 }
 
+pub async fn value_of(store: &dyn Store, key: &str) -> Option<String> {
+    let found = store.record("connection", key).await.expect("the store reads");
+    found.map(|record| String::from_utf8(record.value).unwrap())
+}
+
+/// The revision of a record, or 0 if there is none.
+pub async fn revision_of(store: &dyn Store, key: &str) -> i64 {
+    store.record("connection", key).await.expect("the store reads").map_or(0, |record| record.revision)
+}
+
 pub fn handled_message(number: u64) -> HandledMessage {
     HandledMessage {
         sender: "did:example:them".to_owned(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use claviger::agent::store::{
-    Change, Commit, CommitOutcome, Delivery, HandledMessage, Millis, NewEnvelope, OutboxEntry, PeerQuota,
+    Change, Commit, CommitOutcome, Delivery, Expectation, HandledMessage, Millis, NewEnvelope, OutboxEntry, PeerQuota,
     ReceiveOutcome, Record, Retention, SendOutcome, SendState, Store,
 };
 use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
@@ -19,6 +19,8 @@ use crate::store::{
 
 /// Limits that some runs reach. They make no operation fail, and only change the quotas that the store reports.
 const LOW_LIMITS: Limits = Limits { unread_from: 3, replies_to: 2, ..NO_LIMITS };
+/// The revision of a record that was written and not read since: the store chooses it.
+const WRITTEN: i64 = 1 << 40;
 const PEERS: [&str; 3] = ["did:example:0", "did:example:1", "did:example:2"];
 
 /// Applies random operations to a new store. A failing sequence of operations is minimized.
@@ -51,10 +53,20 @@ pub fn compare_with_store<P: StoreLocation>(make: impl Fn() -> Option<P>) {
 enum Operation {
     Receive(u64),
     Postpone(Index, Millis),
-    Commit { envelope: Option<Index>, arrived: Option<u64>, handled: Option<(u64, bool)>, changes: Vec<Step> },
+    Commit {
+        envelope: Option<Index>,
+        arrived: Option<u64>,
+        handled: Option<(u64, bool)>,
+        /// The keys of records, and whether an old revision is expected.
+        expects: Vec<(u8, bool)>,
+        changes: Vec<Step>,
+    },
     Acknowledge(Vec<Index>),
     Sent(Index, u8),
-    DeleteExpired { days: Millis, unread: bool },
+    DeleteExpired {
+        days: Millis,
+        unread: bool,
+    },
     Reopen,
 }
 
@@ -81,12 +93,15 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => prop::option::of(one()).prop_map(|stored| (stored, None)),
         1 => (0..12_u64).prop_map(|number| (None, Some(number))),
     ];
-    let commit = (envelope, handled, proptest::collection::vec(step, 0..5));
+    let expects = proptest::collection::vec((0..3_u8, prop::bool::weighted(0.1)), 0..3);
+    let commit = (envelope, handled, expects, proptest::collection::vec(step, 0..5));
     prop_oneof![
         6 => (0..12_u64).prop_map(Operation::Receive),
         2 => (one(), prop_oneof![Just(PAST), Just(HOUR / 2), Just(9 * DAY)])
             .prop_map(|(index, until)| Operation::Postpone(index, until)),
-        8 => commit.prop_map(|((envelope, arrived), handled, changes)| Operation::Commit { envelope, arrived, handled, changes }),
+        8 => commit.prop_map(|((envelope, arrived), handled, expects, changes)| {
+            Operation::Commit { envelope, arrived, handled, expects, changes }
+        }),
         3 => proptest::collection::vec(one(), 0..4).prop_map(Operation::Acknowledge),
         4 => (one(), 0..4_u8).prop_map(|(index, outcome)| Operation::Sent(index, outcome)),
         1 => (prop_oneof![Just(0), Just(2), Just(40)], any::<bool>())
@@ -105,6 +120,8 @@ struct Model {
     deliveries: Vec<(Delivery, bool)>,
     outgoing: Vec<OutboxEntry>,
     records: BTreeMap<String, Record>,
+    /// The highest revision of each key so far.
+    revisions: BTreeMap<String, i64>,
     /// The highest id and cursor so far.
     last_id: i64,
     cursor: i64,
@@ -132,7 +149,7 @@ impl Model {
                 let waiting = self.envelopes.get_mut(&id).unwrap();
                 (waiting.tries, waiting.next) = (waiting.tries + 1, until);
             }
-            Operation::Commit { envelope, arrived, handled: mark, changes } => {
+            Operation::Commit { envelope, arrived, handled: mark, expects, changes } => {
                 let handled = mark.map(|(number, expired)| {
                     let until = if expired { PAST } else { now() + HOUR };
                     HandledMessage { until, ..handled_message(number) }
@@ -140,7 +157,8 @@ impl Model {
                 let envelope = envelope.and_then(|index| self.envelope(index));
                 let changes = changes.into_iter().map(|step| self.change(step)).collect();
                 let arrived = arrived.map(|number| Arc::new(new_envelope(number)));
-                let commit = Commit { envelope, arrived, handled, changes, ..Commit::default() };
+                let expects = expects.into_iter().map(|(key, stale)| self.expectation(key, stale)).collect();
+                let commit = Commit { envelope, arrived, handled, expects, changes, ..Commit::default() };
                 let committed = store.commit(commit.clone()).await.unwrap();
                 assert_eq!(committed, self.commit(commit));
             }
@@ -202,6 +220,16 @@ impl Model {
         }
     }
 
+    /// The revision of a record, or 0 if there is none that has not expired.
+    fn revision(&self, key: &str) -> i64 {
+        self.records.get(key).filter(|record| record.expires != Some(PAST)).map_or(0, |record| record.revision)
+    }
+
+    fn expectation(&self, key: u8, stale: bool) -> Expectation {
+        let key = key.to_string();
+        Expectation { kind: "connection".to_owned(), revision: self.revision(&key) + i64::from(stale), key }
+    }
+
     fn change(&mut self, step: Step) -> Change {
         self.last_change += 1;
         match step {
@@ -209,7 +237,9 @@ impl Model {
             Step::Send(peer) => Change::Send(outgoing(self.last_change, PEERS[usize::from(peer)])),
             Step::Put { key, stale, expired } => {
                 let key = key.to_string();
-                let revision = self.records.get(&key).map_or(0, |record| record.revision) + i64::from(stale);
+                // No record has a revision that high. That after the last could be right for a second write in the commit.
+                let wrong = i64::from(stale) << 30;
+                let revision = self.records.get(&key).map_or(0, |record| record.revision) + wrong;
                 let expires =
                     if expired { Some(PAST) } else { self.last_change.is_multiple_of(2).then(|| now() + DAY) };
                 Change::Put(Record { expires, ..record(&key, revision, &self.last_change.to_string()) })
@@ -219,6 +249,9 @@ impl Model {
     }
 
     fn commit(&mut self, mut commit: Commit) -> CommitOutcome {
+        if commit.expects.iter().any(|expected| self.revision(&expected.key) != expected.revision) {
+            return CommitOutcome::Conflict;
+        }
         if let Some(arrived) = &commit.arrived {
             if self.concluded.contains(&arrived.digest) {
                 return CommitOutcome::Duplicate;
@@ -246,7 +279,7 @@ impl Model {
                     if current.map_or(0, |record| record.revision) != record.revision {
                         return CommitOutcome::Conflict;
                     }
-                    records.insert(record.key.clone(), Record { revision: record.revision + 1, ..record });
+                    records.insert(record.key.clone(), Record { revision: WRITTEN, ..record });
                 }
                 Change::Delete { key, .. } => drop(records.remove(&key)),
             }
@@ -325,8 +358,17 @@ impl Model {
             assert_eq!(found.sealed.is_some(), outgoing.state == SendState::Waiting);
         }
 
+        let found = store.records("connection", "", usize::MAX).await.unwrap();
+        for record in &found {
+            let known = self.records.get_mut(&record.key).filter(|known| known.revision == WRITTEN);
+            let latest = self.revisions.entry(record.key.clone()).or_default();
+            if let Some(known) = known {
+                assert!(record.revision > *latest, "the revision {} was used before", record.revision);
+                (*latest, known.revision) = (record.revision, record.revision);
+            }
+        }
         let wanted: Vec<_> = self.records.values().filter(|record| record.expires != Some(PAST)).cloned().collect();
-        assert_eq!(store.records("connection", "", usize::MAX).await.unwrap(), wanted);
+        assert_eq!(found, wanted);
 
         let usage = store.usage().await.unwrap();
         let bytes: usize = self.envelopes.values().map(|waiting| waiting.envelope.packed.len()).sum();

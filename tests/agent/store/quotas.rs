@@ -1,12 +1,14 @@
 //! The limits of a store: for all content, for each recipient, for each sender, and for replies to each peer.
 
 use claviger::agent::store::{
-    Attribution, Change, Delivery, NewEnvelope, PeerQuota, ReceiveOutcome, Retention, SendOutcome, Store, StoreError,
+    Attribution, Change, Commit, CommitOutcome, Delivery, NeededRoom, NewEnvelope, PeerQuota, ReceiveOutcome,
+    Retention, SendOutcome, Store, StoreError,
 };
 
 use crate::store::{
     fixtures::{
-        DAY, PAST, all, commit_of, delivery, large_envelope, new_envelope, now, outgoing, process_envelope, record,
+        DAY, PAST, all, commit_of, delivery, handled_message, large_envelope, new_envelope, now, outgoing,
+        process_envelope, record, unread_ids,
     },
     suite::{Limits, NO_LIMITS, StoreLocation, commit_ok, receive},
 };
@@ -123,6 +125,31 @@ pub async fn a_named_peer_leaves_room_for_others(location: &dyn StoreLocation) {
     for number in 20..30 {
         receive(&*store, from(THEM, number)).await;
     }
+}
+
+/// A commit that needs room is made while there is room.
+pub async fn a_commit_that_needs_room_finds_it(location: &dyn StoreLocation) {
+    let store = location.open(Limits { unread_from: 2, replies_to: 2, ..NO_LIMITS }).await;
+    let attempt = async |number, to_deliver, to_reply, peer: &str| {
+        let room = NeededRoom { peer: peer.to_owned(), is_stranger: false, to_deliver, to_reply };
+        let changes = vec![Change::Deliver(delivery(number)), Change::Send(outgoing(number, THEM))];
+        let commit = Commit { room: Some(room), handled: Some(handled_message(number)), ..commit_of(changes) };
+        store.commit(commit).await.unwrap()
+    };
+    for number in [1, 2] {
+        assert_eq!(attempt(number, true, true, THEM).await, CommitOutcome::Committed);
+    }
+    let quota = PeerQuota { may_deliver: false, may_reply: false };
+    for (to_deliver, to_reply) in [(true, true), (true, false), (false, true)] {
+        assert_eq!(attempt(3, to_deliver, to_reply, THEM).await, CommitOutcome::NoRoom(quota));
+    }
+    assert_eq!(unread_ids(&*store).await, [delivery(1).id, delivery(2).id]);
+    store.acknowledge(&[delivery(1).id]).await.unwrap();
+    let quota = PeerQuota { may_deliver: true, may_reply: false };
+    assert_eq!(attempt(3, true, true, THEM).await, CommitOutcome::NoRoom(quota));
+    // The attempts have left no mark.
+    assert_eq!(attempt(3, true, false, THEM).await, CommitOutcome::Committed);
+    assert_eq!(attempt(4, true, true, "did:example:another").await, CommitOutcome::Committed);
 }
 
 pub async fn a_recipient_has_a_limit_of_bytes(location: &dyn StoreLocation) {

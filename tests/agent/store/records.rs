@@ -1,9 +1,9 @@
 //! Tests of records: written by revision, listed, and expired.
 
-use claviger::agent::store::{Change, CommitOutcome, Record};
+use claviger::agent::store::{Change, Commit, CommitOutcome, Record, Retention, Stranger};
 
 use crate::store::{
-    fixtures::{HOUR, PAST, commit_of, now, record},
+    fixtures::{HOUR, PAST, commit_of, now, record, revision_of, value_of},
     suite::{StoreLocation, commit_ok, open, reopen},
 };
 
@@ -15,8 +15,10 @@ pub async fn records_have_keys_and_revisions(location: &dyn StoreLocation) {
     changes.push(Change::Put(profile.clone()));
     commit_ok(&*store, commit_of(changes)).await;
     let store = reopen(location, store).await;
-    assert_eq!(store.record("connection", "ab").await.unwrap(), Some(record("ab", 1, "ab")));
-    assert_eq!(store.record("profile", "a").await.unwrap(), Some(Record { revision: 1, ..profile }));
+    let found = store.record("connection", "ab").await.unwrap().unwrap();
+    assert!(found.revision > 0);
+    assert_eq!(found, record("ab", found.revision, "ab"));
+    assert_eq!(store.record("profile", "a").await.unwrap().unwrap().value, profile.value);
     assert_eq!(store.record("profile", "b").await.unwrap(), None);
     let places = [("connection", "é"), ("profile", "b"), ("profile", "a"), ("connection", "é")];
     let found = store.records_at(&places).await.unwrap();
@@ -34,9 +36,39 @@ pub async fn records_have_keys_and_revisions(location: &dyn StoreLocation) {
     let all_at_once = names.map(|key| Change::Delete { kind: "connection".to_owned(), key: key.to_owned() });
     commit_ok(&*store, commit_of(all_at_once)).await;
     assert!(ask("", 10).await.is_empty());
-    // The revision begins again.
-    commit_ok(&*store, commit_of([Change::Put(record("a", 0, "again"))])).await;
-    assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 1, "again")));
+}
+
+/// Whatever happens to a record, its revision only grows.
+pub async fn revisions_are_never_reused(location: &dyn StoreLocation) {
+    let mut store = open(location).await;
+    let mut last = 0;
+    for round in 0..12 {
+        let expires = (round % 4 == 3).then_some(PAST);
+        let of_stranger = Stranger { did: "did:example:stranger".to_owned(), created: None };
+        let written = record("a", revision_of(&*store, "a").await, "x");
+        let commit = match round % 2 {
+            0 => commit_of([Change::Put(written)]),
+            _ => Commit { stranger: Some(of_stranger), ..commit_of([Change::Remember(written)]) },
+        };
+        commit_ok(&*store, commit).await;
+        let revision = revision_of(&*store, "a").await;
+        assert!(revision > last, "round {round}: {revision} after {last}");
+        last = revision;
+        // An update counts too, also of a record that has expired at once.
+        commit_ok(&*store, commit_of([Change::Put(Record { expires, ..record("a", revision, "y") })])).await;
+        last = last.max(revision_of(&*store, "a").await);
+        match round % 3 {
+            0 => {
+                let gone = Change::Delete { kind: "connection".to_owned(), key: "a".to_owned() };
+                commit_ok(&*store, commit_of([gone])).await;
+            }
+            1 => _ = store.delete_expired(now(), &Retention::default(), 10).await.unwrap(),
+            _ => {}
+        }
+        if round % 5 == 0 {
+            store = reopen(location, store).await;
+        }
+    }
 }
 
 pub async fn an_expired_record_is_not_returned(location: &dyn StoreLocation) {
@@ -51,7 +83,7 @@ pub async fn an_expired_record_is_not_returned(location: &dyn StoreLocation) {
     let over = Change::Put(Record { revision: 1, ..expired });
     assert_eq!(store.commit(commit_of([over])).await.unwrap(), CommitOutcome::Conflict);
     commit_ok(&*store, commit_of([Change::Put(record("a", 0, "new"))])).await;
-    assert_eq!(store.record("connection", "a").await.unwrap(), Some(record("a", 1, "new")));
+    assert_eq!(value_of(&*store, "a").await.as_deref(), Some("new"));
 }
 
 /// The connections of all our DIDs with a peer are found by the peer's DID, or by the beginning of it.

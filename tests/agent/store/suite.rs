@@ -64,6 +64,8 @@ macro_rules! suite {
             ids_and_cursors_are_never_reused
             a_commit_makes_all_changes
             a_conflict_undoes_all_changes
+            a_commit_is_made_if_its_expectations_hold
+            of_concurrent_commits_with_one_expectation_one_is_made
             an_envelope_is_processed_before_it_is_stored
             a_message_is_handled_once
             a_message_is_handled_once_under_all_names
@@ -78,6 +80,7 @@ macro_rules! suite {
             a_thread_lists_both_directions_by_time
             the_outbox_is_listed_by_state_in_pages
             records_have_keys_and_revisions
+            revisions_are_never_reused
             an_expired_record_is_not_returned
             connections_and_rotations_are_found_by_peer
             expired_content_is_deleted
@@ -87,6 +90,7 @@ macro_rules! suite {
             limits_are_enforced
             strangers_leave_room_for_known_peers
             a_named_peer_leaves_room_for_others
+            a_commit_that_needs_room_finds_it
             a_recipient_has_a_limit_of_bytes
             a_sender_has_a_limit_of_messages
             a_sender_has_a_limit_of_bytes

@@ -3,7 +3,7 @@
 
 use super::{
     envelopes::{self, Arrival},
-    events, records,
+    events, queries, records,
     recount::{count_deliveries, count_outgoing},
     request::{Outcome, Rollback},
     rows::{self, OUTGOING, state_number},
@@ -27,6 +27,16 @@ use crate::agent::{
 
 pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcome> {
     let now = now();
+    // Checked before the first change: otherwise the whole batch is done again.
+    if !records::are_unchanged(db, &commit.expects, now).await? {
+        return Err(Rollback::Answer(CommitOutcome::Conflict));
+    }
+    if let Some(room) = &commit.room {
+        let quota = queries::quota(|counter| db.count(counter), &room.peer, room.is_stranger, db.limits());
+        if !quota.has(room) {
+            return Err(Rollback::Answer(CommitOutcome::NoRoom(quota)));
+        }
+    }
     if let Some(envelope) = commit.envelope {
         envelopes::remove(db, envelope, now).await?;
     }

@@ -156,6 +156,7 @@ impl PostgresStore {
 
 /// The keys of a commit.
 fn keys_of(commit: &Commit) -> Keys {
+    let read = commit.expects.iter().map(|expected| key(record_digest(&expected.kind, &expected.key))).collect();
     let mut keys: Vec<_> = commit.envelope.map(key).into_iter().collect();
     keys.extend(commit.arrived.as_ref().map(|arrived| key(arrived.digest)));
     if let Some(handled) = &commit.handled {
@@ -175,13 +176,13 @@ fn keys_of(commit: &Commit) -> Keys {
         Change::Send(entry) => Some(key(&entry.id)),
         Change::Event(_) => None,
     }));
-    Keys::Some(keys)
+    Keys::Some { changed: keys, read }
 }
 
 #[async_trait]
 impl Store for PostgresStore {
     async fn receive(&self, envelope: NewEnvelope) -> Result<ReceiveOutcome, StoreError> {
-        let keys = Keys::Some(vec![key(envelope.digest)]);
+        let keys = Keys::of([key(envelope.digest)]);
         self.write(keys, envelope, |db, envelope| Box::pin(envelopes::receive(db, envelope))).await
     }
 
@@ -212,7 +213,7 @@ impl Store for PostgresStore {
     }
 
     async fn postpone(&self, envelope: i64, postponement: Postponement) -> Result<(), StoreError> {
-        let (keys, input) = (Keys::Some(vec![key(envelope)]), (envelope, postponement));
+        let (keys, input) = (Keys::of([key(envelope)]), (envelope, postponement));
         self.write(keys, input, |db, (envelope, postponement)| {
             Box::pin(envelopes::postpone(db, *envelope, postponement))
         })
@@ -256,7 +257,7 @@ impl Store for PostgresStore {
     }
 
     async fn acknowledge(&self, ids: &[String]) -> Result<usize, StoreError> {
-        let keys = Keys::Some(ids.iter().map(key).collect());
+        let keys = Keys::of(ids.iter().map(key));
         self.write(keys, ids.to_vec(), |db, ids| Box::pin(changes::acknowledge(db, ids))).await
     }
 
@@ -288,7 +289,7 @@ impl Store for PostgresStore {
     }
 
     async fn cancel_outgoing(&self, id: &str, time: Millis) -> Result<bool, StoreError> {
-        let (keys, input) = (Keys::Some(vec![key(id)]), (id.to_owned(), time));
+        let (keys, input) = (Keys::of([key(id)]), (id.to_owned(), time));
         self.write(keys, input, |db, (id, time)| Box::pin(changes::cancel_outgoing(db, id, *time))).await
     }
 
@@ -298,7 +299,7 @@ impl Store for PostgresStore {
         outcome: SendOutcome,
         event: Option<NewEvent>,
     ) -> Result<(), StoreError> {
-        let (keys, input) = (Keys::Some(vec![key(id)]), (id.to_owned(), outcome, event));
+        let (keys, input) = (Keys::of([key(id)]), (id.to_owned(), outcome, event));
         let write = self.write(keys, input, |db, (id, outcome, event)| {
             Box::pin(changes::record_send_outcome(db, id, outcome, event.as_ref()))
         });
@@ -384,7 +385,7 @@ impl Store for PostgresStore {
     }
 
     async fn probe_write(&self) -> Result<(), StoreError> {
-        self.write(Keys::Some(vec![key("probe")]), (), |db, ()| Box::pin(changes::probe_write(db))).await
+        self.write(Keys::of([key("probe")]), (), |db, ()| Box::pin(changes::probe_write(db))).await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

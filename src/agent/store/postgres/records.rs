@@ -11,7 +11,7 @@ use super::{
 };
 use crate::agent::store::{
     digests::record_digest,
-    types::{Millis, Record, UNREAD},
+    types::{Expectation, Millis, Record, UNREAD},
 };
 
 /// Writes a record if the stored revision is the one in `record`; a record that has expired counts as deleted. The record is
@@ -27,9 +27,9 @@ pub(super) async fn put(db: &Db<'_>, record: &Record, of: Option<(&str, Millis)>
     let write = format!(
         "WITH old AS (SELECT {STRANGER_RECORD} AS size FROM records WHERE digest = $1)
         INSERT INTO records (digest, kind, key, revision, expires, value, peer, seen)
-        SELECT $1, $2, $3, 1, $4::int8, $5::bytea, $8::text, $9::int8
+        SELECT $1, $2, $3, nextval('record_revisions'), $4::int8, $5::bytea, $8::text, $9::int8
             WHERE $6::int8 <= 0 OR EXISTS (SELECT FROM old)
-        ON CONFLICT (digest) DO UPDATE SET revision = {current} + 1, expires = excluded.expires,
+        ON CONFLICT (digest) DO UPDATE SET revision = excluded.revision, expires = excluded.expires,
             value = excluded.value, {keep}
             WHERE $6 = {UNREAD} OR {current} = $6
         RETURNING coalesce((SELECT size FROM old), 0), {STRANGER_RECORD}"
@@ -41,6 +41,20 @@ pub(super) async fn put(db: &Db<'_>, record: &Record, of: Option<(&str, Millis)>
     let Some(row) = db.change(&write, parameters).await?.pop() else { return Ok(false) };
     count(db, row.get(0), row.get(1));
     Ok(true)
+}
+
+/// Whether records have the revisions that are expected; a record that has expired counts as deleted.
+pub(super) async fn are_unchanged(db: &Db<'_>, expected: &[Expectation], now: Millis) -> Result<bool, Error> {
+    if expected.is_empty() {
+        return Ok(true);
+    }
+    let digests: Vec<_> = expected.iter().map(|it| record_digest(&it.kind, &it.key)).collect();
+    let digests: Vec<_> = digests.iter().map(|digest| &digest[..]).collect();
+    let revisions: Vec<_> = expected.iter().map(|it| it.revision).collect();
+    let changed = "SELECT 1 FROM unnest($1::bytea[], $2::int8[]) AS expected (digest, revision)
+        LEFT JOIN records ON records.digest = expected.digest AND coalesce(expires > $3, true)
+        WHERE coalesce(records.revision, 0) <> expected.revision LIMIT 1";
+    Ok(db.first(changed, params![digests, revisions, now]).await?.is_none())
 }
 
 /// Deletes a record, if it exists.

@@ -8,13 +8,25 @@ use tokio::sync::oneshot;
 use super::{errors::store_error, transaction::Db};
 use crate::agent::store::error::StoreError;
 
-/// What a request reads or changes. Requests that have no key in common may run at the same time.
+/// What a request reads or changes. Requests may run at the same time if none changes a key that another has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Keys {
     /// Hashes of the keys. That two keys have one hash costs a little time.
-    Some(Vec<u64>),
+    Some {
+        /// What the request changes.
+        changed: Vec<u64>,
+        /// What the request only reads.
+        read: Vec<u64>,
+    },
     /// Anything: the request runs alone.
     All,
+}
+
+impl Keys {
+    /// The keys of a request that changes these.
+    pub fn of(changed: impl IntoIterator<Item = u64>) -> Self {
+        Self::Some { changed: changed.into_iter().collect(), read: Vec::new() }
+    }
 }
 
 /// A key of a request.

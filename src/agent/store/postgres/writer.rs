@@ -1,8 +1,8 @@
 //! The one task that writes. All waiting requests share one transaction (group commit).
 //!
-//! Requests of a batch that have no key in common run at the same time: each waits for its own answers of the server, and their
-//! statements follow one another on the connection without a pause. So a batch takes about as many round trips as its longest
-//! request.
+//! Requests of a batch run at the same time if none changes what another reads or changes: each waits for its own answers of the
+//! server, and their statements follow one another on the connection without a pause. So a batch takes about as many round trips
+//! as its longest request.
 
 use std::{
     collections::HashSet,
@@ -226,7 +226,7 @@ async fn attempt(
     }
 }
 
-/// Runs requests at the same time that have no key in common, and the others one after another. Returns false if some
+/// Runs requests at the same time that do not change what others have, and the others one after another. Returns false if some
 /// changes must be rolled back.
 async fn at_once(transaction: &Transaction<'_>, requests: &mut [Request]) -> bool {
     let mut rest = requests;
@@ -244,15 +244,18 @@ async fn at_once(transaction: &Transaction<'_>, requests: &mut [Request]) -> boo
     true
 }
 
-/// How many of the requests, from the first on, have no key in common; at least one.
+/// How many of the requests, from the first on, may run at the same time; at least one.
 fn wave_length(requests: &[Request]) -> usize {
-    let mut taken: HashSet<u64> = HashSet::new();
+    let (mut all_changed, mut all_read) = (HashSet::<u64>::new(), HashSet::<u64>::new());
     for (length, request) in requests.iter().enumerate() {
-        let Keys::Some(keys) = request.keys() else { return length.max(1) };
-        if keys.iter().any(|key| taken.contains(key)) {
+        let Keys::Some { changed, read } = request.keys() else { return length.max(1) };
+        let meets_another = changed.iter().any(|key| all_changed.contains(key) || all_read.contains(key))
+            || read.iter().any(|key| all_changed.contains(key));
+        if meets_another {
             return length;
         }
-        taken.extend(keys);
+        all_changed.extend(changed);
+        all_read.extend(read);
     }
     requests.len()
 }

@@ -1,12 +1,13 @@
 //! The write requests in SQL. A request has the name of its method in the trait `Store`, and runs in a savepoint of the
 //! writer's transaction.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::{
     envelopes::{self, Arrival},
     events,
     options::SqliteOptions,
+    queries,
     rows::{self, OUTGOING},
     statement::{execute, query_all, query_one},
     strangers,
@@ -18,15 +19,26 @@ use crate::agent::{
         digests::handled_mark,
         event::NewEvent,
         types::{
-            Change, Commit, CommitOutcome, Delivery, EventOfExpired, HandledMessage, Millis, OutboxEntry, Record,
-            Retention, SendOutcome, SendState, Stranger, UNREAD,
+            Change, Commit, CommitOutcome, Delivery, EventOfExpired, Expectation, HandledMessage, Millis, OutboxEntry,
+            Record, Retention, SendOutcome, SendState, Stranger, UNREAD,
         },
     },
 };
 
 pub(super) fn commit(db: &Connection, commit: &Commit, limits: &SqliteOptions) -> Outcome<CommitOutcome> {
     let now = now();
-    // Remove the envelope first, so that the other changes can use its database pages.
+    for Expectation { kind, key, revision } in &commit.expects {
+        if revisions(db, kind, key, now)?.current != *revision {
+            return Err(Rollback::Answer(CommitOutcome::Conflict));
+        }
+    }
+    if let Some(room) = &commit.room {
+        let quota = queries::peer_quota(db, &room.peer, room.is_stranger, limits)?;
+        if !quota.has(room) {
+            return Err(Rollback::Answer(CommitOutcome::NoRoom(quota)));
+        }
+    }
+    // Remove the envelope before the other changes, so that these can use its database pages.
     if let Some(envelope) = commit.envelope {
         envelopes::remove(db, envelope, now)?;
     }
@@ -60,11 +72,11 @@ pub(super) fn commit(db: &Connection, commit: &Commit, limits: &SqliteOptions) -
             Change::Deliver(delivery) => deliver(db, delivery, stranger.is_some())?,
             Change::Send(entry) => send(db, entry)?,
             Change::Put(record) | Change::Remember(record) => {
-                let found = current_revision(db, record, now)?;
-                if record.revision != UNREAD && found != record.revision {
+                let Revisions { current, next } = revisions(db, &record.kind, &record.key, now)?;
+                if record.revision != UNREAD && current != record.revision {
                     return Err(Rollback::Answer(CommitOutcome::Conflict));
                 }
-                let written = Record { revision: found + 1, ..record.clone() };
+                let written = Record { revision: next, ..record.clone() };
                 match (change, stranger) {
                     (Change::Remember(_), Some(stranger)) => {
                         strangers::remember(db, &written, &stranger.did, now, limits)?;
@@ -128,11 +140,23 @@ fn send(db: &Connection, entry: &OutboxEntry) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Returns the stored revision of a record, or 0 if there is none. An expired record counts as deleted.
-fn current_revision(db: &Connection, record: &Record, now: Millis) -> rusqlite::Result<i64> {
-    let Record { kind, key, .. } = record;
-    let find = "SELECT revision FROM records WHERE kind = ?1 AND key = ?2 AND ifnull(expires > ?3, true)";
-    Ok(query_one(db, find, params![kind, key, now], |row| row.get(0))?.unwrap_or(0))
+/// The revisions of a record.
+struct Revisions {
+    /// The stored revision, or 0 if there is none. An expired record counts as deleted.
+    current: i64,
+    /// The revision that a write gives the record.
+    next: i64,
+}
+
+fn revisions(db: &Connection, kind: &str, key: &str, now: Millis) -> rusqlite::Result<Revisions> {
+    let find = "SELECT revision, ifnull(expires > ?3, true) FROM records WHERE kind = ?1 AND key = ?2";
+    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, bool>(1)?));
+    if let Some((revision, is_valid)) = query_one(db, find, params![kind, key, now], read)? {
+        return Ok(Revisions { current: if is_valid { revision } else { 0 }, next: revision + 1 });
+    }
+    let deleted = "SELECT value FROM meta WHERE name = 'deleted_revision'";
+    let deleted = query_one(db, deleted, [], |row| row.get(0))?.unwrap_or(0);
+    Ok(Revisions { current: 0, next: deleted + 1 })
 }
 
 /// Writes a record that is kept.

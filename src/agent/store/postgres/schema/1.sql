@@ -94,6 +94,9 @@ CREATE INDEX outgoing_given_up ON outgoing (created, sequence) WHERE state > 1;
 CREATE INDEX outgoing_thread ON outgoing (left(thread, 600), created, sequence);
 CREATE INDEX outgoing_peer ON outgoing USING hash (peer) WHERE state = 0;
 
+-- Gives each write of a record its revision. No two writes have the same one, whether the record is deleted meanwhile or not.
+CREATE SEQUENCE record_revisions;
+
 -- `digest` is a hash of kind and key. `peer` is the stranger whom a record is about, and `seen` orders strangers by their last
 -- sign of life; NULL in both: the record is kept.
 CREATE TABLE records (

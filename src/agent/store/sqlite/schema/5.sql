@@ -23,3 +23,9 @@ CREATE TABLE event_ranges (first INTEGER PRIMARY KEY, last INTEGER) STRICT;
 -- Whether the application, or a person with a command, wants to hear what becomes of the message. The default stands for the
 -- automatic messages, and for those of older releases.
 ALTER TABLE outgoing ADD COLUMN by_application INTEGER NOT NULL DEFAULT 0;
+
+-- The revision of a new record is above that of each deleted one, so no record has a revision twice.
+INSERT INTO meta (name, value) VALUES ('deleted_revision', 0);
+CREATE TRIGGER record_went AFTER DELETE ON records BEGIN
+    UPDATE meta SET value = old.revision WHERE name = 'deleted_revision' AND value < old.revision;
+END;
