@@ -9,7 +9,6 @@ use super::{
     gate::Paused,
     origins::{Audience, OriginPermit},
     pack::{PackError, Prepared, Refetched},
-    peer_task::{Attempt, TOKEN_PAUSE},
     state::Outbox,
     transport::{SendError, SendFault, SendLimits},
 };
@@ -22,6 +21,8 @@ use crate::{
     didcomm::{Error, Route},
 };
 
+/// How long messages wait for a token, unless a key changes earlier.
+const TOKEN_PAUSE: Duration = Duration::from_secs(5);
 /// The first pause before an outcome is written again, and the longest pause.
 const FIRST_WRITE_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_WRITE_PAUSE: Duration = Duration::from_secs(5);
@@ -35,6 +36,24 @@ const MAX_UNCERTAIN_REFUSALS: u32 = 8;
 const RETURNED_BYTES: usize = 1_000_000;
 /// The most bytes of the reasons that are kept of one attempt.
 const MAX_REASON: usize = 1000;
+
+/// The result of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// The message was sent at this time, which is not recorded yet. `had_room`: it did not wait for its turn at the server.
+    Sent { time: Millis, had_room: bool },
+    /// The message will never be sent.
+    Concluded,
+    /// The message was not tried: the store is unavailable, or the agent shuts down.
+    Deferred,
+    /// No token can pack messages from the message's sender, for this reason. They wait for this long or until a key
+    /// changes, and messages from other senders do not.
+    TokenAway(Duration, String),
+    /// This message waits for this long, and no other.
+    Postponed(Duration),
+    /// The peer is unreachable, or asks us to wait. The next attempt is after this pause.
+    PeerUnavailable(Duration, String),
+}
 
 /// Why an attempt did not send its message.
 pub(super) enum Unsent {

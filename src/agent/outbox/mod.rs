@@ -15,6 +15,7 @@ mod events;
 mod expiry;
 mod gate;
 mod http_transport;
+mod left_out;
 mod neighbourhood;
 mod options;
 mod origins;

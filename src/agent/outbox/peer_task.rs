@@ -7,60 +7,23 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    attempt::Attempt,
+    left_out::{LeftOut, MAX_LEFT_OUT},
     round::{PeerWindow, Round, most_unrecorded},
     state::Outbox,
     unrecorded::Unrecorded,
-    waits::{Pause, Waits},
+    waits::Pause,
     wakeups::TaskSignals,
 };
-use crate::agent::{
-    clock::{Millis, now},
-    store::{
-        StoreError,
-        types::{OutboxEntry, SendState},
-    },
+use crate::agent::store::{
+    StoreError,
+    types::{OutboxEntry, SendState},
 };
 
-/// The result of an attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Attempt {
-    /// The message was sent at this time, which is not recorded yet. `had_room`: it did not wait for its turn at the server.
-    Sent { time: Millis, had_room: bool },
-    /// The message will never be sent.
-    Concluded,
-    /// The message was not tried: the store is unavailable, or the agent shuts down.
-    Deferred,
-    /// No token can pack messages from the message's sender, for this reason. They wait for this long or until a key
-    /// changes, and messages from other senders do not.
-    TokenAway(Duration, String),
-    /// This message waits for this long, and no other.
-    Postponed(Duration),
-    /// The peer is unreachable, or asks us to wait. The next attempt is after this pause.
-    PeerUnavailable(Duration, String),
-}
-
-/// The messages of a peer that are left out for a while.
-#[derive(Default)]
-pub(super) struct LeftOut {
-    /// The last pause of the peer, until it gets messages again.
-    peer: Option<Pause>,
-    /// The senders whose token is away, until when they are left out, and the same as it is shown.
-    senders: Vec<(String, Instant, Pause)>,
-    /// The messages that are postponed, and until when.
-    postponed: Vec<(String, Instant)>,
-    /// The messages that failed since the peer is unreachable. They are left out until the others were tried.
-    failed: Vec<String>,
-}
-
-/// How long the task waits for a token, unless a key changes earlier.
-pub(super) const TOKEN_PAUSE: Duration = Duration::from_secs(5);
 /// How long the task waits after a failure of the store.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the task waits after a panic.
 const PANIC_PAUSE: Duration = Duration::from_secs(5);
-/// The most messages that are left out because they failed, and because they are postponed. Leaving them out keeps one
-/// message from blocking the others.
-const MAX_LEFT_OUT: usize = 100;
 
 impl Outbox {
     /// Sends messages until `shutdown` is cancelled, and then completes the running attempts.
@@ -176,7 +139,7 @@ impl Outbox {
                             tracing::info!(id = entry.message, reason = problem, "message waits for a token");
                             logged_wait = Some(problem.clone());
                         }
-                        left_out.sender(entry.sender, pause, problem);
+                        left_out.leave_out_sender(entry.sender, pause, problem);
                     }
                     Attempt::Postponed(pause) => left_out.postpone(entry.id, pause),
                     Attempt::PeerUnavailable(pause, problem) => {
@@ -240,7 +203,7 @@ impl Outbox {
         match requested.is_empty() {
             true => {
                 let except: Vec<_> = left_out.messages().chain(unrecorded).cloned().collect();
-                self.read_waiting(peer, &left_out.senders(), &except, limit).await
+                self.read_waiting(peer, &left_out.sender_names(), &except, limit).await
             }
             false => Ok((requested, false)),
         }
@@ -308,59 +271,5 @@ impl Outbox {
             () = signals.wakeup.notified() => {}
             Ok(()) = keys.changed(), if !left_out.senders.is_empty() => left_out.senders.clear(),
         }
-    }
-}
-
-impl LeftOut {
-    fn sender(&mut self, sender: String, pause: Duration, problem: String) {
-        self.senders.retain(|(other, ..)| *other != sender);
-        self.senders.push((sender, Instant::now() + pause, Pause::new(pause, problem)));
-    }
-
-    fn postpone(&mut self, message: String, pause: Duration) {
-        // Beyond the limit, the message that has waited longest is tried early.
-        if self.postponed.len() >= MAX_LEFT_OUT {
-            self.postponed.remove(0);
-        }
-        self.postponed.push((message, Instant::now() + pause));
-    }
-
-    fn forget_due(&mut self) {
-        let now = Instant::now();
-        self.senders.retain(|(_, until, _)| *until > now);
-        self.postponed.retain(|(_, until)| *until > now);
-    }
-
-    fn next_due(&self) -> Option<Instant> {
-        let postponed = self.postponed.iter().map(|(_, until)| *until);
-        self.senders.iter().map(|(_, until, _)| *until).chain(postponed).min()
-    }
-
-    /// What the messages wait for.
-    fn waits(&self) -> Waits {
-        Waits {
-            peer: self.peer.clone(),
-            senders: self.senders.iter().map(|(sender, _, pause)| (sender.clone(), pause.clone())).collect(),
-            postponed: self.postponed.iter().map(|(message, _)| message.clone()).collect(),
-        }
-    }
-
-    pub(super) fn senders(&self) -> Vec<String> {
-        self.senders.iter().map(|(sender, ..)| sender.clone()).collect()
-    }
-
-    pub(super) fn messages(&self) -> impl Iterator<Item = &String> {
-        self.failed.iter().chain(self.postponed.iter().map(|(message, _)| message))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.failed.is_empty() && self.senders.is_empty() && self.postponed.is_empty()
-    }
-}
-
-impl Pause {
-    /// A pause that begins now.
-    fn new(pause: Duration, problem: String) -> Self {
-        Self { until: now().saturating_add(Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX)), problem }
     }
 }

@@ -12,12 +12,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    peer_task::{Attempt, LeftOut},
-    state::Outbox,
-    unrecorded::Unrecorded,
-    wakeups::TaskSignals,
-};
+use super::{attempt::Attempt, left_out::LeftOut, state::Outbox, unrecorded::Unrecorded, wakeups::TaskSignals};
 use crate::agent::store::{StoreError, types::OutboxEntry};
 
 /// The most messages of a peer that are read at once with a small window, if those before were small.
@@ -215,7 +210,7 @@ impl<'a> Round<'a> {
         let limit = if self.are_small { most.max(READ_AHEAD) } else { most };
         let here = self.under_way.iter().map(|(id, _)| id).chain(self.queue.iter().map(|entry| &entry.id));
         let except: Vec<String> = here.chain(left_out.messages()).chain(unrecorded.ids()).cloned().collect();
-        let (outbox, peer, senders) = (self.outbox, self.peer, left_out.senders());
+        let (outbox, peer, senders) = (self.outbox, self.peer, left_out.sender_names());
         self.is_reading = true;
         let read = async move { Step::Read(outbox.read_waiting(peer, &senders, &except, limit).await) };
         self.running.push(read.boxed());

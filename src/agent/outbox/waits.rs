@@ -1,6 +1,11 @@
 //! What a message in the outbox waits for, and until when.
 
-use crate::agent::{clock::Millis, store::types::OutboxEntry};
+use std::time::Duration;
+
+use crate::agent::{
+    clock::{Millis, now},
+    store::types::OutboxEntry,
+};
 
 /// What a waiting message waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +45,13 @@ pub(super) struct Waits {
 pub(super) struct Pause {
     pub until: Millis,
     pub problem: String,
+}
+
+impl Pause {
+    /// A pause that begins now.
+    pub fn new(pause: Duration, problem: String) -> Self {
+        Self { until: now().saturating_add(Millis::try_from(pause.as_millis()).unwrap_or(Millis::MAX)), problem }
+    }
 }
 
 impl Wait {
