@@ -138,8 +138,9 @@ const RULES: [Rule; 8] = [
     ("state-unknown", "have a state that this release does not know", |table, row, _| {
         table.name == "outgoing" && !table.value(row, "state").integer().is_some_and(|state| (0..=4).contains(&state))
     }),
-    ("revision-wrong", "have a revision below 1", |table, row, _| {
-        table.name == "records" && table.value(row, "revision").integer().is_none_or(|revision| revision < 1)
+    ("revision-wrong", "have a revision that the store has not given", |table, row, facts| {
+        table.name == "records"
+            && !table.value(row, "revision").integer().is_some_and(|revision| (1..=facts.revision).contains(&revision))
     }),
     ("stranger-half-known", "have a stranger without a time, or a time without a stranger", |table, row, _| {
         table.name == "records"

@@ -103,7 +103,8 @@ pub async fn copy(
     let facts = source.facts().await?;
     target.write_facts(facts.clone()).await?;
     let tables = compare(&mut *source, &mut *target, &facts, all, &mut progress).await?;
-    // The source first: if this process ends in between, the target is completed once more, and no cursor is given twice.
+    // The source first, so that no cursor is given twice if this process ends in between. The target is then completed once more,
+    // and begins new ranges of cursors too; those of before stay known.
     source.mark_left().await?;
     target.complete().await?;
     target.close().await?;

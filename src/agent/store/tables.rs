@@ -230,6 +230,8 @@ pub(super) struct Facts {
     /// The ranges of cursors that were given out, by the table's name and in their order: first and last. The current range has
     /// no last.
     pub ranges: BTreeMap<&'static str, Vec<(i64, Option<i64>)>>,
+    /// The highest revision that a record has, or a deleted one may have had: that of a new record is above.
+    pub revision: i64,
     /// The latest `created_time` of a mark that was dropped for lack of room; 0 if none was.
     pub dropped: i64,
     /// The time of the last restore.

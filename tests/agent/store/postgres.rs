@@ -50,7 +50,7 @@ impl Location {
         Self { server, database: server.database() }
     }
 
-    async fn try_open(&self) -> Result<PostgresStore, StoreError> {
+    pub async fn try_open(&self) -> Result<PostgresStore, StoreError> {
         PostgresStore::open(self.options(), StoreLimits::default()).await
     }
 

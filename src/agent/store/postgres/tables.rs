@@ -319,6 +319,8 @@ async fn facts(session: &Session) -> Result<Facts, Error> {
         let row = session.first(&sql, &[]).await?;
         facts.sequences.insert(table.name, row.map_or(0, |row| row.get(0)));
     }
+    let revision = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM record_revisions";
+    facts.revision = session.first(revision, &[]).await?.map_or(0, |row| row.get(0));
     for table in Sequence::ALL.map(Sequence::table) {
         let sql = "SELECT first, last FROM cursor_ranges WHERE sequence = $1 ORDER BY first";
         let ranges = session.all(sql, params![table]).await?;
@@ -340,6 +342,8 @@ async fn write_facts(session: &Session, facts: &Facts) -> Result<(), Error> {
         let set = "SELECT setval(pg_get_serial_sequence($1, $2), greatest($3::int8, 1), $3 > 0)";
         session.all(set, params![table.name, key, last]).await?;
     }
+    let set = "SELECT setval('record_revisions', greatest($1::int8, 1), $1 > 0)";
+    session.all(set, params![facts.revision]).await?;
     session.execute("DELETE FROM cursor_ranges", &[]).await?;
     for (table, ranges) in &facts.ranges {
         for (first, last) in ranges {

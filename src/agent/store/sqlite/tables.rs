@@ -284,11 +284,16 @@ fn write(db: &mut Connection, table: &Table, rows: &[Row]) -> rusqlite::Result<(
     transaction.commit()
 }
 
+/// The highest revision that a record has or had. The note has that of the deleted records.
+const HIGHEST_REVISION: &str = "SELECT max(ifnull((SELECT max(revision) FROM records), 0),
+    ifnull((SELECT value FROM meta WHERE name = 'deleted_revision'), 0))";
+
 fn facts(db: &Connection) -> rusqlite::Result<Facts> {
     let one = |sql, parameters: &[&dyn ToSql]| query_one(db, sql, parameters, |row| row.get::<_, i64>(0));
     let meta = |name: &str| one("SELECT value FROM meta WHERE name = ?1", &[&name]);
     let mut facts = Facts {
         dropped: one("SELECT dropped FROM of_strangers", &[])?.unwrap_or(0),
+        revision: one(HIGHEST_REVISION, &[])?.unwrap_or(0),
         restored_at: meta(RESTORED_AT)?,
         is_restored: meta(RESTORED)?.is_some(),
         ..Facts::default()
@@ -319,6 +324,7 @@ fn write_facts(db: &mut Connection, facts: &Facts) -> rusqlite::Result<()> {
         }
     }
     execute(&transaction, "UPDATE of_strangers SET dropped = ?1", [facts.dropped])?;
+    execute(&transaction, "UPDATE meta SET value = ?1 WHERE name = 'deleted_revision'", [facts.revision])?;
     execute(&transaction, "DELETE FROM meta WHERE name IN (?1, ?2)", [RESTORED, RESTORED_AT])?;
     if let Some(time) = facts.restored_at {
         note(&transaction, RESTORED_AT, time)?;
