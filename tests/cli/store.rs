@@ -131,8 +131,8 @@ fn wrong_arguments_are_refused() {
         ("copy --to mysql://agent@localhost/store".to_owned(), 2, "bad-arguments"),
         (format!("copy --to {url} --ca password"), 2, "bad-certificate"),
         // The server's certificate is from nobody whom the system knows.
-        (format!("copy --to {url} --to-password-file password"), 1, "store-unusable"),
-        (format!("copy --to {url} --to-password-file none"), 1, "io"),
+        (format!("copy --to {url} --to-password-file password"), 1, "store-unavailable"),
+        (format!("copy --to {url} --to-password-file none"), 2, "bad-arguments"),
         ("copy --from none.db --to new.db".to_owned(), 1, "store-unusable"),
         ("check none.db".to_owned(), 1, "store-unusable"),
         ("check claviger.toml".to_owned(), 1, "store-unusable"),
@@ -146,7 +146,7 @@ fn wrong_arguments_are_refused() {
     assert!(!home.path().join("none.db").exists() && !home.path().join("new.db").exists());
     fs::set_permissions(home.path().join("password"), fs::Permissions::from_mode(0o644)).unwrap();
     let refused = home.run(&format!("--json store copy --to {url} --to-password-file password"));
-    assert_eq!(refused.error(1), "io");
+    assert_eq!(refused.error(2), "bad-arguments");
     assert!(refused.stderr().contains("others may read the file"), "{}", refused.stderr());
 }
 
