@@ -18,6 +18,11 @@ pub(super) fn sec1(curve: Curve, bytes: &[u8]) -> Result<Box<[u8]>, KeyError> {
     if bytes.len() != 1 + n && bytes.len() != 1 + 2 * n {
         return Err(KeyError::Length { curve, length: bytes.len() });
     }
+    // SEC 1 section 2.3.3: 2 and 3 compressed, 4 uncompressed. The libraries also read a form without the sign, with which one
+    // key would have two encodings of one length.
+    if !matches!(bytes.first(), Some(2..=4)) {
+        return Err(KeyError::NotOnCurve(curve));
+    }
     match curve {
         Curve::P256 => check!(p256),
         Curve::P384 => check!(p384),
@@ -99,6 +104,21 @@ mod tests {
         let mut nine = [0; 32];
         nine[0] = 9;
         assert!(x25519(&nine).is_ok());
+    }
+
+    /// SEC 1 as the libraries read it has a third form, of the length of a compressed point.
+    #[test]
+    fn a_point_without_its_sign_is_refused() {
+        for curve in [Curve::P256, Curve::P384, Curve::P521, Curve::Secp256k1] {
+            let n = curve.coordinate_length();
+            for first in [0, 1, 5, 6, 7] {
+                for length in [1 + n, 1 + 2 * n] {
+                    let mut bytes = vec![1; length];
+                    bytes[0] = first;
+                    assert_eq!(sec1(curve, &bytes), Err(KeyError::NotOnCurve(curve)));
+                }
+            }
+        }
     }
 
     #[test]
