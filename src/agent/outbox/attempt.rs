@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -40,7 +41,8 @@ const MAX_REASON: usize = 1000;
 /// The result of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// The message was sent at this time, which is not recorded yet. `had_room`: it did not wait for its turn at the server.
+    /// The message was sent at this time, which is not recorded yet. `had_room`: it did not wait for its turn at the server, and
+    /// waited longer for the server's answer than for our token.
     Sent { time: Millis, had_room: bool },
     /// The message will never be sent.
     Concluded,
@@ -131,8 +133,8 @@ impl Outbox {
         }
     }
 
-    /// Sends a message on an open connection of the peer, or on the first of the peer's routes that accepts it. Returns whether
-    /// the message did not wait for its turn there.
+    /// Sends a message on an open connection of the peer, or on the first of the peer's routes that accepts it. Returns
+    /// `had_room` of [`Attempt::Sent`].
     async fn send(&self, entry: &OutboxEntry, shutdown: &CancellationToken) -> Result<bool, Unsent> {
         let prepared = self.prepare(entry).await.map_err(Unsent::NotPacked)?;
         self.parts.routes.settled(&entry.peer).await;
@@ -209,8 +211,7 @@ impl Outbox {
         }
     }
 
-    /// Sends a message on one route. Returns whether the message did not wait for its turn at the route's server. `packed` is
-    /// the message for the peer alone, once it is packed: the other routes of the attempt need no token.
+    /// Sends a message on one route. Returns `had_room` of [`Attempt::Sent`]. `packed` is the message for the peer alone, once it is packed: the other routes of the attempt need no token.
     async fn send_on(
         &self,
         route: &Route,
@@ -252,6 +253,7 @@ impl Outbox {
                 }
             },
         };
+        let begun = Instant::now();
         let packed = match packed {
             Some(packed) => &*packed,
             None => {
@@ -272,6 +274,8 @@ impl Outbox {
         // A stranger who is answered has no reason to answer at once. A reply of it comes as any other message does.
         let returned_bytes = if entry.to_stranger { 0 } else { RETURNED_BYTES };
         let limits = SendLimits { time: permit.send_limit(), returned_bytes };
+        let packing = begun.elapsed();
+        let begun = Instant::now();
         let returned = match transport.send(uri, text, limits).await {
             Ok(returned) => returned,
             Err(error) => {
@@ -279,7 +283,7 @@ impl Outbox {
                 return Err(Unsent::Failed(error));
             }
         };
-        let had_room = permit.had_room();
+        let had_room = permit.had_room() && begun.elapsed() > packing;
         permit.accepted();
         for returned in returned {
             // The peer may return what a stranger wrote, so the limits of all other messages apply.

@@ -121,7 +121,9 @@ impl Origins {
             let gate = near.insert(self.gate(name, window));
             others.extend(acquire(&gate.window).await);
         }
-        let had_room = gate.window.available_permits() > 0 && self.all.available_permits() > 0;
+        // A stranger's messages wait in several lines.
+        let is_free = |permits: &Semaphore| audience == Audience::Known && permits.available_permits() > 0;
+        let had_room = is_free(&gate.window) && is_free(&self.all);
         let slot = acquire(&gate.window).await;
         gate.check()?;
         // The application's own messages do not stand in the line of the strangers' servers.

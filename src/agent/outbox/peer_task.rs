@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     attempt::Attempt,
     left_out::{LeftOut, MAX_LEFT_OUT},
-    round::{PeerWindow, Round, most_unrecorded},
+    round::{Batch, PeerWindow, READ_AHEAD, Round, most_unrecorded},
     state::Outbox,
     unrecorded::Unrecorded,
     waits::Pause,
@@ -94,10 +94,10 @@ impl Outbox {
             left_out.forget_due();
             signals.show(left_out.waits());
             unrecorded.shrink_to(most_unrecorded(&window)).await;
-            let limit = if failures == 0 { window.size() } else { 1 };
+            let limit = if failures == 0 { window.size().min(READ_AHEAD) } else { 1 };
             let (is_woken, was_drained) = (signals.take_wakeup(), std::mem::take(&mut is_drained));
-            let (batch, is_rest) = match was_drained && !is_woken {
-                true => (Vec::new(), true),
+            let batch = match was_drained && !is_woken {
+                true => Batch { is_rest: true, ..Batch::default() },
                 false => match self.next_batch(peer, &left_out, unrecorded.ids(), limit, signals).await {
                     Ok(batch) => batch,
                     Err(error) => {
@@ -107,11 +107,11 @@ impl Outbox {
                     }
                 },
             };
-            if batch.is_empty() && !left_out.failed.is_empty() {
+            if batch.entries.is_empty() && !left_out.failed.is_empty() {
                 left_out.failed.clear();
                 continue;
             }
-            if batch.is_empty() {
+            if batch.entries.is_empty() {
                 match left_out.next_due() {
                     None if unrecorded.is_empty() && self.parts.wakeups.remove(peer) => return,
                     None => tokio::select! {
@@ -125,7 +125,7 @@ impl Outbox {
             let (mut any_concluded, mut is_deferred) = (false, false);
             let mut unavailable: Option<(Duration, String)> = None;
             let task = (peer, signals, shutdown);
-            let mut round = Round::new(self, task, failures.saturating_add(1), left_out.next_due(), (batch, is_rest));
+            let mut round = Round::new(self, task, failures.saturating_add(1), left_out.next_due(), batch);
             while let Some((entry, attempt)) = round.next(&mut window, &left_out, unrecorded).await {
                 match attempt {
                     Attempt::Sent { time, .. } => {
@@ -151,6 +151,10 @@ impl Outbox {
                 }
             }
             let is_complete = round.is_complete();
+            if round.was_woken() {
+                // A pause ends if the peer has connected meanwhile.
+                signals.wakeup.notify_one();
+            }
             drop(round);
             match unavailable {
                 Some((pause, problem)) => {
@@ -180,8 +184,7 @@ impl Outbox {
         }
     }
 
-    /// Returns the messages to try next: those that are requested, else the oldest that are not left out. Also whether the store
-    /// has no others that are not left out.
+    /// Returns the messages to try next: those that are requested, else the oldest that are not left out.
     async fn next_batch(
         &self,
         peer: &str,
@@ -189,7 +192,7 @@ impl Outbox {
         unrecorded: &HashSet<String>,
         limit: usize,
         signals: &TaskSignals,
-    ) -> Result<(Vec<OutboxEntry>, bool), StoreError> {
+    ) -> Result<Batch, StoreError> {
         let store = self.parts.store.inner();
         let mut requested = Vec::new();
         for id in signals.take_requests(self.parts.options.concurrent_per_peer) {
@@ -205,21 +208,21 @@ impl Outbox {
                 let except: Vec<_> = left_out.messages().chain(unrecorded).cloned().collect();
                 self.read_waiting(peer, &left_out.sender_names(), &except, limit).await
             }
-            false => Ok((requested, false)),
+            false => Ok(Batch { entries: requested, is_rest: false, is_requested: true }),
         }
     }
 
-    /// Reads the oldest messages that wait for a peer. Also returns whether the store has no others.
+    /// Reads the oldest messages that wait for a peer.
     pub(super) async fn read_waiting(
         &self,
         peer: &str,
         except_senders: &[String],
         except: &[String],
         limit: usize,
-    ) -> Result<(Vec<OutboxEntry>, bool), StoreError> {
-        let batch = self.parts.store.inner().outbox_entries(peer, except_senders, except, limit).await?;
-        let is_rest = batch.len() < limit;
-        Ok((batch, is_rest))
+    ) -> Result<Batch, StoreError> {
+        let entries = self.parts.store.inner().outbox_entries(peer, except_senders, except, limit).await?;
+        let is_rest = entries.len() < limit;
+        Ok(Batch { entries, is_rest, is_requested: false })
     }
 
     /// Ends the pauses of the servers of a message's peer.

@@ -2,9 +2,9 @@
 //! when one of them is not sent, when others are requested, or when none is left.
 //!
 //! How many are under way at once is the peer's window. It grows while the peer's server has room, so that a distant server
-//! gets messages as fast as a near one, and shrinks to [`OutboxOptions::concurrent_per_peer`](super::OutboxOptions) as soon as
-//! messages wait for their turn at the server: then others have messages for it, too. Messages of one thread are sent one after
-//! the other.
+//! gets messages as fast as a near one. It shrinks to [`OutboxOptions::concurrent_per_peer`](super::OutboxOptions) when messages
+//! wait for their turn at the server, since others have messages for it too, or when our token is what they wait for. Messages
+//! of one thread are sent one after the other.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::{attempt::Attempt, left_out::LeftOut, state::Outbox, unrecorded::Unrecorded, wakeups::TaskSignals};
 use crate::agent::store::{StoreError, types::OutboxEntry};
 
-/// The most messages of a peer that are read at once with a small window, if those before were small.
-const READ_AHEAD: usize = 16;
+/// The most messages of a peer that are read at once. How large they are is known afterwards.
+pub(super) const READ_AHEAD: usize = 16;
 /// The largest of small messages, in bytes.
 const SMALL: usize = 64 * 1024;
+/// The most messages that are read and wait for others of their threads, if the last ones were small.
+const MAX_QUEUED: usize = 100;
 
 /// How many messages of a peer may be under way at once.
 pub(super) struct PeerWindow {
@@ -37,7 +39,7 @@ impl PeerWindow {
         self.size
     }
 
-    /// A message was sent. `had_room`: it did not wait for its turn at the server; `was_full`: others of the peer waited for it.
+    /// A message was sent. `had_room` is that of [`Attempt::Sent`]. `was_full`: other messages of the peer waited for it.
     fn sent(&mut self, had_room: bool, was_full: bool) {
         if !had_room {
             self.size = (self.size - 1).max(self.smallest);
@@ -52,10 +54,20 @@ impl PeerWindow {
     }
 }
 
+/// Messages that were read.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub entries: Vec<OutboxEntry>,
+    /// Whether the store has no others.
+    pub is_rest: bool,
+    /// Whether somebody asked for these messages to be tried now: all of them are.
+    pub is_requested: bool,
+}
+
 /// What ended.
 enum Step {
     Attempt(Box<(OutboxEntry, Attempt)>),
-    Read(Result<(Vec<OutboxEntry>, bool), StoreError>),
+    Read(Result<Batch, StoreError>),
 }
 
 /// A round.
@@ -76,8 +88,12 @@ pub(super) struct Round<'a> {
     queue: VecDeque<OutboxEntry>,
     /// Whether the store has no other messages.
     is_rest: bool,
-    /// Whether the first messages were begun, which nothing prevents.
+    /// Whether requested messages are to be begun, whatever their threads.
+    is_requested: bool,
+    /// Whether the first messages were begun. Requests that came meanwhile do not prevent that.
     has_begun: bool,
+    /// Whether the task was woken meanwhile.
+    was_woken: bool,
     /// Whether one was not sent, so no other is begun.
     is_over: bool,
     /// Whether the last messages that were read were small.
@@ -85,13 +101,13 @@ pub(super) struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    /// A round that begins with these messages. `is_rest`: the store has no others.
+    /// A round that begins with these messages.
     pub fn new(
         outbox: &'a Arc<Outbox>,
         (peer, signals, shutdown): (&'a str, &'a TaskSignals, &'a CancellationToken),
         failures: u32,
         until: Option<Instant>,
-        (batch, is_rest): (Vec<OutboxEntry>, bool),
+        batch: Batch,
     ) -> Self {
         let mut round = Self {
             outbox,
@@ -104,13 +120,20 @@ impl<'a> Round<'a> {
             under_way: Vec::new(),
             is_reading: false,
             queue: VecDeque::new(),
-            is_rest,
+            is_rest: batch.is_rest,
+            is_requested: batch.is_requested,
             has_begun: false,
+            was_woken: false,
             is_over: false,
             are_small: true,
         };
-        round.add(batch);
+        round.add(batch.entries);
         round
+    }
+
+    /// Whether the task was woken during the round. A pause that follows must notice it.
+    pub fn was_woken(&self) -> bool {
+        self.was_woken
     }
 
     /// Whether nothing is left to do in the store, unless the task is woken.
@@ -126,12 +149,14 @@ impl<'a> Round<'a> {
         unrecorded: &mut Unrecorded,
     ) -> Option<(OutboxEntry, Attempt)> {
         loop {
-            self.begin(window);
             let is_behind = unrecorded.len() > most_unrecorded(window);
-            if self.wants_more(window) && !is_behind {
-                self.read(window, left_out, unrecorded);
+            if !is_behind {
+                self.begin(window);
+                if self.wants_more(window) {
+                    self.read(left_out, unrecorded);
+                }
             }
-            if self.running.is_empty() && !(is_behind && self.wants_more(window)) {
+            if self.running.is_empty() && (!is_behind || self.ends()) {
                 return None;
             }
             tokio::select! {
@@ -147,18 +172,20 @@ impl<'a> Round<'a> {
                         }
                         return Some((entry, attempt));
                     }
-                    Step::Read(Ok((batch, is_rest))) => {
-                        (self.is_reading, self.is_rest) = (false, is_rest);
-                        self.add(batch);
+                    Step::Read(Ok(batch)) => {
+                        (self.is_reading, self.is_rest) = (false, batch.is_rest);
+                        self.add(batch.entries);
                     }
-                    // The next round reads again, after a pause.
+                    // The next round reads again. If that fails too, a pause follows.
                     Step::Read(Err(error)) => {
                         tracing::warn!(%error, "outbox not read");
                         (self.is_reading, self.is_over) = (false, true);
                     }
                 },
                 () = unrecorded.shrink_to(most_unrecorded(window)), if is_behind => {}
-                () = self.signals.wakeup.notified(), if self.is_rest => self.is_rest = false,
+                () = self.signals.wakeup.notified(), if self.is_rest => {
+                    (self.is_rest, self.was_woken) = (false, true);
+                }
             }
         }
     }
@@ -172,8 +199,7 @@ impl<'a> Round<'a> {
     /// Begins messages until the window is full. A message waits while another one of its thread is under way.
     fn begin(&mut self, window: &PeerWindow) {
         while self.under_way.len() < self.most(window) && !self.ends() {
-            let is_free = |entry: &OutboxEntry| self.under_way.iter().all(|(_, thread)| *thread != entry.thread);
-            let at = self.queue.iter().position(is_free);
+            let at = self.queue.iter().position(|entry| self.is_requested || self.is_free(entry));
             let Some(entry) = at.and_then(|at| self.queue.remove(at)) else { break };
             self.under_way.push((entry.id.clone(), entry.thread.clone()));
             let (outbox, failures, shutdown) = (self.outbox, self.failures, self.shutdown);
@@ -183,12 +209,17 @@ impl<'a> Round<'a> {
             };
             self.running.push(attempt.boxed());
         }
-        self.has_begun = true;
+        (self.has_begun, self.is_requested) = (true, false);
+    }
+
+    /// Whether no message of the same thread is under way.
+    fn is_free(&self, entry: &OutboxEntry) -> bool {
+        self.under_way.iter().all(|(_, thread)| *thread != entry.thread)
     }
 
     /// Whether no other message is begun.
     fn ends(&self) -> bool {
-        self.has_begun && (self.is_over || self.shutdown.is_cancelled() || self.signals.has_requests())
+        self.shutdown.is_cancelled() || self.has_begun && (self.is_over || self.signals.has_requests())
     }
 
     /// How many messages may be under way: large ones would fill the memory.
@@ -196,28 +227,27 @@ impl<'a> Round<'a> {
         if self.are_small { window.size() } else { window.smallest }
     }
 
-    /// Whether more messages should be read: a part of the window is free, and what is read cannot fill it.
+    /// Whether more messages should be read: the window is not full, and few of those that were read may be begun.
     fn wants_more(&self, window: &PeerWindow) -> bool {
-        let most = self.most(window);
-        let (under_way, waiting) = (self.under_way.len(), self.queue.len());
-        let is_free = under_way + most / 4 < most || under_way == 0;
         let is_due = self.until.is_some_and(|until| until <= Instant::now());
-        self.failures == 1 && !self.is_rest && !self.is_reading && !self.ends() && !is_due && is_free && waiting < most
+        let may_read = self.failures == 1 && !self.is_rest && !self.is_reading && !self.ends() && !is_due;
+        let most_queued = if self.are_small { MAX_QUEUED } else { READ_AHEAD };
+        let is_needed = || self.queue.iter().filter(|entry| self.is_free(entry)).count() < READ_AHEAD / 4;
+        may_read && self.under_way.len() < self.most(window) && self.queue.len() < most_queued && is_needed()
     }
 
-    fn read(&mut self, window: &PeerWindow, left_out: &LeftOut, unrecorded: &mut Unrecorded) {
-        let most = self.most(window);
-        let limit = if self.are_small { most.max(READ_AHEAD) } else { most };
+    fn read(&mut self, left_out: &LeftOut, unrecorded: &mut Unrecorded) {
         let here = self.under_way.iter().map(|(id, _)| id).chain(self.queue.iter().map(|entry| &entry.id));
         let except: Vec<String> = here.chain(left_out.messages()).chain(unrecorded.ids()).cloned().collect();
         let (outbox, peer, senders) = (self.outbox, self.peer, left_out.sender_names());
         self.is_reading = true;
-        let read = async move { Step::Read(outbox.read_waiting(peer, &senders, &except, limit).await) };
+        let read = async move { Step::Read(outbox.read_waiting(peer, &senders, &except, READ_AHEAD).await) };
         self.running.push(read.boxed());
     }
 }
 
-/// How many messages may be sent and not yet recorded as sent. A receiver gets so many twice, at most, if the agent ends before.
+/// How many messages may be sent and not yet recorded as sent before no other is begun. With those under way, a receiver gets
+/// twice as many again, at most, if the agent ends before.
 pub(super) fn most_unrecorded(window: &PeerWindow) -> usize {
     window.size().max(READ_AHEAD)
 }
