@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use claviger::agent::store::{self, StoreError, StoreLocation};
+use claviger::agent::store::{self, SqliteStore, Store, StoreError, StoreLimits, StoreLocation};
 
 use super::{
     config::Config,
@@ -165,8 +165,13 @@ fn restore_database(
     let file = scratch.path().join(STORE);
     // Cursors that were given out after the backup are unknown to this copy, and so to the database.
     store::restore(copy, &file, false)?;
-    let from = StoreLocation::Sqlite(file);
-    block_on(async { Ok(store::copy(&from, location, |at| progress.show(&at.to_string())).await?) }).map(drop)
+    block_on(async {
+        // A backup by an older release has an older schema.
+        SqliteStore::open(&file, StoreLimits::default())?.close().await?;
+        let from = StoreLocation::Sqlite(file);
+        store::copy(&from, location, |at| progress.show(&at.to_string())).await?;
+        Ok(())
+    })
 }
 
 /// A temporary folder on the same file system.

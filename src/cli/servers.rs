@@ -10,8 +10,8 @@ use super::{
     daemon_options::{address_guard, dialer, http_client},
 };
 
-/// Adds the resolvers of did:web and did:webvh. They use the settings of `[net]`, and the same guard against private
-/// addresses as the agent. Reads certificates, so call this before the process enters the sandbox. If the settings are
+/// Adds the resolvers of did:web and did:webvh. They use the settings of `[net]`, and a guard against private
+/// addresses like the agent's. Reads certificates, so call this before the process enters the sandbox. If the settings are
 /// wrong, only these DIDs do not resolve.
 pub fn with_servers(methods: ResolverChain, config: &Config) -> ResolverChain {
     match address_guard(config, Vec::new()).and_then(|guard| dialer(config, guard)) {

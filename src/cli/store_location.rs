@@ -46,9 +46,12 @@ pub fn named(name: &str, connection: &Connection<'_>) -> Result<StoreLocation, F
         let options = connection.to(name, |what, why| invalid(format!("{what}: {why}")))?;
         return Ok(StoreLocation::Postgres(Box::new(options)));
     }
-    match name.contains("://") {
-        true => Err(invalid("a store is the path of a file, or a URL that begins with postgres://".to_owned())),
-        false => Ok(StoreLocation::Sqlite(name.into())),
+    if name.contains("://") {
+        return Err(invalid("a store is the path of a file, or a URL that begins with postgres://".to_owned()));
+    }
+    match connection.password_file {
+        Some(_) => Err(invalid(format!("{name} is a file, which has no password"))),
+        None => Ok(StoreLocation::Sqlite(name.into())),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     home::{Home, softhsm_module},
 };
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let to = to.join(entry.file_name());
@@ -21,7 +21,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// A new home with the token and the configuration of `old`, without its state.
-fn new_home_of(old: &Daemon) -> Daemon {
+pub fn new_home_of(old: &Daemon) -> Daemon {
     let home = Home::new();
     fs::remove_dir(home.path().join("tokens")).unwrap();
     copy_folder(&old.home.path().join("tokens"), &home.path().join("tokens"));

@@ -3,15 +3,17 @@
 
 use std::{
     fs,
+    net::TcpListener,
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     api_client::{ApiClient, SAY},
-    daemon::{Daemon, status_of, write_with_mode},
-    endpoint::Endpoint,
+    backup::{copy_folder, new_home_of},
+    daemon::{Daemon, free_port, status_of, write_with_mode},
+    endpoint::{Endpoint, accepted},
     load::LoadGenerator,
     peer::Peer,
     postgres_server::{PASSWORD, Server},
@@ -159,6 +161,51 @@ fn a_database_is_backed_up_and_restored() {
         alice.stop();
         alice.run(&["store", "check"]).success();
     }
+}
+
+/// An agent on another machine, with the same database, the same keys and the same documents, stands by: its service manager
+/// starts it again and again. When the machine of the first agent fails, it goes on with what that one has left.
+#[test]
+fn another_agent_takes_over() {
+    let Some(server) = Server::shared() else { return };
+    let Some(mut alice) = daemon_on(server) else { return };
+    alice.start();
+    let (port, ops_port) = (free_port(), free_port());
+    let mut bob = new_home_of(&alice);
+    let text = fs::read_to_string(bob.home.path().join("claviger.toml")).unwrap();
+    let listens = |port: u16| format!("listen = \"127.0.0.1:{port}\"");
+    let text = text.replace(&listens(alice.port), &listens(port)).replace(&listens(alice.ops_port), &listens(ops_port));
+    bob.home.write("claviger.toml", &text);
+    (bob.port, bob.ops_port) = (port, ops_port);
+    write_with_mode(&bob.home, "store.password", PASSWORD, 0o600);
+    copy_folder(&alice.home.path().join("state/documents"), &bob.home.path().join("state/documents"));
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = Peer::with_endpoint("peer", &format!("http://{}", listener.local_addr().unwrap()));
+    let receive = |agent: &Daemon, text: &str| {
+        assert_eq!(status_of(&agent.post(peer.pack_text(&agent.did, text).as_bytes())), 202);
+        agent.wait_until("the message arrived", |agent| agent.unread_texts().last().is_some_and(|last| last == text));
+    };
+    receive(&alice, "one");
+    let cursor = ApiClient::new(&alice).get("/v1/inbox").json(200)["cursor"].as_i64().unwrap();
+    let refusing = Endpoint::with_listener(listener.try_clone().unwrap(), |_| (503, String::new(), String::new()));
+    let id = alice.send_text(peer.did(), "answer").unwrap();
+    alice.wait_until("the peer refuses it", |alice| alice.outbox_message(&id)["problem"] != Value::Null);
+    assert_eq!(bob.home.run("--json serve").error(1), "agent-there");
+    receive(&alice, "two");
+
+    alice.kill();
+    bob.start();
+    drop(refusing);
+    let endpoint = Endpoint::with_listener(listener, |_| accepted());
+    assert_eq!(bob.unread_texts(), ["one", "two"]);
+    let page = ApiClient::new(&bob).get(&format!("/v1/inbox?after={cursor}")).json(200);
+    assert_eq!(page["messages"].as_array().unwrap().len(), 1, "the cursor holds");
+    receive(&bob, "three");
+    bob.run(&["outbox", "retry", "--to", peer.did()]).success();
+    bob.wait_until("the answer is sent", |bob| bob.outbox_message(&id)["state"] == "sent");
+    assert_eq!(endpoint.messages().len(), 1);
+    assert_eq!(alice.home.run("--json serve").error(1), "agent-there");
 }
 
 /// While the database is away, nothing is accepted, and peers and applications are told to come again. Then the agent goes on by

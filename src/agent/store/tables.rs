@@ -24,8 +24,8 @@ pub(super) const COPIED: &str = "copied";
 
 /// Returns the error of an agent that finds an unfinished copy.
 pub(super) fn unfinished() -> StoreError {
-    let why =
-        "is an unfinished copy: run the same `claviger store copy` again, which goes on where it stopped, or remove it";
+    let why = "is an unfinished copy: run the same `claviger store copy` again, which goes on where it stopped. Or remove it; after \
+         a restore that was interrupted, restore again to an empty database";
     StoreError::Unusable(why.to_owned())
 }
 

@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(value_name = "STORE")]
     store: Option<String>,
     /// The file with the password for PostgreSQL
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "store")]
     password_file: Option<PathBuf>,
     /// The certificates of the authorities that the server's certificate is from, in PEM, beside the system's
     #[arg(long, value_name = "FILE")]

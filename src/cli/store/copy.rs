@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     to_password_file: Option<PathBuf>,
     /// The file with the password for the source in PostgreSQL
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "from")]
     from_password_file: Option<PathBuf>,
     /// The certificates of the authorities that the servers' certificates are from, in PEM, beside the system's
     #[arg(long, value_name = "FILE")]

@@ -74,6 +74,9 @@ pub(super) fn version(connection: &Connection) -> Result<i64, StoreError> {
     Ok(found)
 }
 
+/// The name of the value that `readable_from` gets when a copy is complete.
+const READABLE_WHEN_COMPLETE: &str = "readable_when_complete";
+
 /// Creates the tables of a copy that is to be filled, in an empty database.
 pub(super) fn create_copy(connection: &mut Connection, source: i64) -> Result<(), StoreError> {
     let mut create = || {
@@ -82,9 +85,23 @@ pub(super) fn create_copy(connection: &mut Connection, source: i64) -> Result<()
             run(&transaction, sql, number)?;
         }
         transaction.execute("INSERT INTO meta (name, value) VALUES (?1, ?2)", params![COPY_OF, source])?;
+        // Older releases do not know the mark of a copy.
+        let hide = "INSERT INTO meta (name, value) SELECT ?1, value FROM meta WHERE name = 'readable_from'";
+        transaction.execute(hide, [READABLE_WHEN_COMPLETE])?;
+        transaction.execute("UPDATE meta SET value = ?1 WHERE name = 'readable_from'", [KNOWN_SCHEMA])?;
         transaction.commit()
     };
     create().map_err(store_error)
+}
+
+/// Makes a copy a store that agents open.
+pub(super) fn complete_copy(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let show =
+        "UPDATE meta SET value = ifnull((SELECT value FROM meta WHERE name = ?1), value) WHERE name = 'readable_from'";
+    transaction.execute(show, [READABLE_WHEN_COMPLETE])?;
+    transaction.execute("DELETE FROM meta WHERE name IN (?1, ?2)", [COPY_OF, READABLE_WHEN_COMPLETE])?;
+    transaction.commit()
 }
 
 pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::agent::store::{
     error::StoreError,
-    tables::{BATCH_BYTES, BATCH_ROWS, COPIED, COPY_OF, Facts, Fault, Kind, Row, TABLES, Table, Tables, Value, size},
+    tables::{BATCH_BYTES, BATCH_ROWS, COPIED, Facts, Fault, Kind, Row, TABLES, Table, Tables, Value, size},
 };
 
 /// A store as tables. Each request runs on a thread that may block, with all that the store holds: if the caller stops waiting,
@@ -197,7 +197,7 @@ impl Tables for SqliteTables {
     }
 
     async fn complete(&mut self) -> Result<(), StoreError> {
-        self.run_sql(|db| db.execute("DELETE FROM meta WHERE name = ?1", [COPY_OF]).map(drop)).await
+        self.run(|db| schema::complete_copy(db).map_err(store_error)).await
     }
 
     async fn check_backend(&mut self) -> Result<Vec<Fault>, StoreError> {
