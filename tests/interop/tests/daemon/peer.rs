@@ -42,7 +42,7 @@ impl Pair {
         let ours = daemon.make_did(&CURVES.map(Curve::name));
         daemon.start();
         let (sender, posted) = channel();
-        let endpoint = format!("http://127.0.0.1:{}", serve(sender));
+        let endpoint = format!("http://127.0.0.1:{}", serve(sender, Duration::ZERO));
         let mut documents = vec![translated(&LocalResolver::new().resolve(&ours).await.unwrap())];
         let mut secrets = Vec::new();
         let [did, next] = [(); 2].map(|()| {
