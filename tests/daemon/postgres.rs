@@ -19,8 +19,9 @@ use crate::{
     postgres_server::{PASSWORD, Server},
 };
 
-/// How long the database is away. The agent must not run out of something meanwhile.
-const AWAY: Duration = Duration::from_secs(15);
+/// How long the database is away, unless `CLAVIGER_AWAY_SECONDS` says otherwise. The agent must not run out of something
+/// meanwhile.
+const AWAY: u64 = 15;
 
 /// A daemon, which is not started, and whose store is a new database of the server.
 pub fn daemon_on(server: &Server) -> Option<Daemon> {
@@ -236,7 +237,8 @@ fn an_agent_waits_for_its_database() {
     alice.wait_until("the health check fails", |alice| !alice.is_ready());
     assert!(alice.is_live());
     let while_away = load.accepted();
-    std::thread::sleep(AWAY.saturating_sub(away.elapsed()));
+    let seconds = std::env::var("CLAVIGER_AWAY_SECONDS").map_or(AWAY, |seconds| seconds.parse().expect("a number"));
+    std::thread::sleep(Duration::from_secs(seconds).saturating_sub(away.elapsed()));
     assert_eq!(load.accepted(), while_away);
 
     server.restart();
