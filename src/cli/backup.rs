@@ -26,9 +26,9 @@ use manifest::Manifest;
 
 /// Copies the store, the documents of our DIDs and the long forms of did:peer:4 to a new folder.
 ///
-/// The agent may run meanwhile. A store in PostgreSQL is copied to a file of SQLite. The folder has a `manifest.json` with the size and the SHA-256 of each file. Keys, PINs
-/// and the configuration are not copied, and the encrypted content of the store can be decrypted only with the same
-/// tokens.
+/// The agent may run meanwhile. A store in PostgreSQL is copied to a file of SQLite. The folder has a `manifest.json`
+/// with the size and the SHA-256 of each file. Keys, PINs and the configuration are not copied, and the encrypted content
+/// of the store can be decrypted only with the same tokens.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"folder", "time", "files"}."#)]
 pub struct BackupArgs {

@@ -211,7 +211,8 @@ impl Outbox {
         }
     }
 
-    /// Sends a message on one route. Returns `had_room` of [`Attempt::Sent`]. `packed` is the message for the peer alone, once it is packed: the other routes of the attempt need no token.
+    /// Sends a message on one route. Returns `had_room` of [`Attempt::Sent`]. `packed` is the message for the peer alone,
+    /// once it is packed: the other routes of the attempt need no token.
     async fn send_on(
         &self,
         route: &Route,
