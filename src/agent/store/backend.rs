@@ -1,10 +1,12 @@
 //! The trait that every store implements.
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use super::{
     error::StoreError,
     event::{NewEvent, StoredEvent},
+    node::{HintListener, StoreNode},
     types::{
         Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope, HandledMessage, NewEnvelope,
         OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota, PendingEnvelope, Postponement, ReceiveOutcome, Record,
@@ -32,7 +34,8 @@ pub trait Store: Send + Sync + 'static {
     /// pending or were processed, in any order. With more of them, the latest are returned.
     async fn known_digests(&self, limit: usize) -> Result<Vec<u64>, StoreError>;
 
-    /// Returns at most `limit` pending envelopes that are due at `now`, oldest first, without those in `except`.
+    /// Returns at most `limit` pending envelopes of this node that are due at `now`, oldest first, without those in `except`.
+    /// A node has the envelopes that it has received, and those of nodes that have ended.
     async fn pending_envelopes(
         &self,
         now: Millis,
@@ -86,11 +89,12 @@ pub trait Store: Send + Sync + 'static {
     /// Returns how many deliveries were acknowledged now.
     async fn acknowledge(&self, ids: &[String]) -> Result<usize, StoreError>;
 
-    /// Returns the peers with waiting messages in the outbox.
+    /// Returns the peers for which messages wait in the outbox that this node sends. All waiting messages for a peer are sent by
+    /// one node: by the one that has put the first of them into the outbox, or has [claimed](Self::claim_outgoing) them.
     async fn outbox_peers(&self) -> Result<Vec<String>, StoreError>;
 
-    /// Returns at most `limit` waiting messages for a peer, in the order in which they were put into the outbox, without
-    /// those of the senders in `except_senders` and those in `except`.
+    /// Returns at most `limit` waiting messages for a peer that this node sends, in the order in which they were put into the
+    /// outbox, without those of the senders in `except_senders` and those in `except`.
     async fn outbox_entries(
         &self,
         peer: &str,
@@ -174,6 +178,31 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns how much the store holds.
     async fn usage(&self) -> Result<Usage, StoreError>;
+
+    /// Has `listener` called with what other nodes do from now on, until the store is closed. A store without nodes never
+    /// calls it.
+    fn listen(&self, _listener: HintListener) {}
+
+    /// Returns the nodes that use this store, oldest first. Empty if the store has no nodes.
+    async fn nodes(&self) -> Result<Vec<StoreNode>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Whether this node leads: does what only one of the nodes may do, such as to talk to a mediator. For a moment, two nodes
+    /// may lead, or none. A store without nodes is always led by its agent, and the receiver's sender is gone.
+    fn leads(&self) -> watch::Receiver<bool> {
+        watch::channel(true).1
+    }
+
+    /// Whether messages to a peer may wait for another node to send them, as far as this node knows.
+    fn waits_elsewhere(&self, _peer: &str) -> bool {
+        false
+    }
+
+    /// Has this node send the messages that wait for a peer, whichever node would have sent them: the peer can be reached here.
+    async fn claim_outgoing(&self, _peer: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Writes and commits a small change. Success means that messages can be stored.
     async fn probe_write(&self) -> Result<(), StoreError>;

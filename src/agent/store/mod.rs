@@ -19,6 +19,7 @@ pub(in crate::agent) mod event;
 mod expectation;
 mod limits;
 mod location;
+mod node;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod sqlite;
@@ -32,6 +33,7 @@ pub use error::StoreError;
 pub use event::{NewEvent, StoredEvent};
 pub use limits::StoreLimits;
 pub use location::StoreLocation;
+pub use node::{Hint, HintListener, StoreNode};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use sqlite::{SqliteOptions, SqliteStore, backup, restore};
