@@ -23,6 +23,8 @@ mod fixtures;
 mod messages;
 mod model;
 #[cfg(feature = "postgres")]
+mod nodes;
+#[cfg(feature = "postgres")]
 mod postgres;
 mod quotas;
 mod records;

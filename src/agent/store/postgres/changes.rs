@@ -6,7 +6,7 @@ use super::{
     events, queries, records,
     recount::{count_deliveries, count_outgoing},
     request::{Outcome, Rollback},
-    rows::{self, OUTGOING, state_number},
+    rows::{self, OUTGOING, SEQUENCE, state_number},
     session::{limit_parameter, params},
     strangers,
     text::{all_stored, stored, text},
@@ -119,6 +119,7 @@ async fn deliver(db: &Db<'_>, delivery: &Delivery, of_stranger: bool) -> Result<
     let [id, message, thread, kind, recipient] = [id, message, thread, kind, recipient].map(|text| stored(text));
     let parameters = params![id, message, thread, kind, stored(sender), recipient, received, sealed, of_stranger];
     db.execute(insert, parameters).await?;
+    db.tell(|told| told.delivered(&delivery.id));
     let size = sealed.as_ref().map_or(0, Vec::len) as i64;
     db.add(|counts| count_deliveries(counts, sender.clone(), of_stranger, Count::of(1, size)));
     Ok(())
@@ -127,8 +128,10 @@ async fn deliver(db: &Db<'_>, delivery: &Delivery, of_stranger: bool) -> Result<
 async fn send(db: &Db<'_>, entry: &OutboxEntry) -> Result<(), tokio_postgres::Error> {
     let OutboxEntry { id, message, thread, kind, sender, peer, created, expires, tries, time, problem, .. } = entry;
     let insert = "INSERT INTO outgoing (id, message, thread, kind, sender, peer, created, expires, state, tries, time,
-            problem, to_stranger, by_application, sealed)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+            problem, to_stranger, by_application, sealed, node)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+    // No other request of the batch comes between this and the count.
+    let node = sending_node(db, peer);
     let [id, message, thread, kind, sender] = [id, message, thread, kind, sender].map(|text| stored(text));
     let parameters = params![
         id,
@@ -146,12 +149,20 @@ async fn send(db: &Db<'_>, entry: &OutboxEntry) -> Result<(), tokio_postgres::Er
         entry.to_stranger,
         entry.by_application,
         entry.sealed,
+        node.unwrap_or(0),
     ];
-    db.execute(insert, parameters).await?;
     if entry.state == SendState::Waiting {
-        db.add(|counts| count_outgoing(counts, peer.clone(), entry.to_stranger, 1));
+        db.add(|counts| count_outgoing(counts, peer.clone(), entry.to_stranger, node, 1));
     }
-    Ok(())
+    db.execute(insert, parameters).await.map(drop)
+}
+
+/// Returns the node that sends the messages for a peer: the one that has waiting messages for the peer, else this one. `None` if
+/// this agent has the database for itself.
+fn sending_node(db: &Db<'_>, peer: &str) -> Option<i64> {
+    let worker = db.node().worker()?;
+    let sends = |node: &i64| db.count(&Counter::UnsentBy(*node, peer.to_owned())).number > 0;
+    Some(db.node().nodes().into_iter().find(sends).unwrap_or(worker))
 }
 
 pub(super) async fn acknowledge(db: &Db<'_>, ids: &[String]) -> Outcome<usize> {
@@ -227,19 +238,19 @@ struct End<'a> {
 /// whether there is such a message.
 async fn finish(db: &Db<'_>, id: &str, from: &[i64], end: End<'_>) -> Result<bool, tokio_postgres::Error> {
     let update =
-        "WITH old AS (SELECT sequence, peer, state, to_stranger FROM outgoing WHERE id = $1 AND state = ANY($2)),
+        "WITH old AS (SELECT sequence, peer, state, to_stranger, node FROM outgoing WHERE id = $1 AND state = ANY($2)),
         gone AS (DELETE FROM outgoing WHERE sequence IN (SELECT sequence FROM old WHERE to_stranger)),
         done AS (UPDATE outgoing SET state = $3, time = $4, tries = tries + $5, sealed = NULL,
                 problem = CASE WHEN $6 THEN problem ELSE $7 END
             WHERE sequence IN (SELECT sequence FROM old WHERE NOT to_stranger))
-        SELECT peer, state, to_stranger FROM old";
+        SELECT peer, state, to_stranger, node FROM old";
     let End { state, time, attempts, problem } = end;
     let new_problem = problem.flatten().map(stored);
     let parameters = params![stored(id), from, state_number(state), time, attempts, problem.is_none(), new_problem];
     let Some(row) = db.change(update, parameters).await?.pop() else { return Ok(false) };
     if row.get::<_, i64>(1) == state_number(SendState::Waiting) {
-        let peer = text(&row, 0)?;
-        db.add(|counts| count_outgoing(counts, peer, row.get(2), -1));
+        let (peer, node) = (text(&row, 0)?, db.node().is_shared().then(|| row.get(3)));
+        db.add(|counts| count_outgoing(counts, peer, row.get(2), node, -1));
     }
     Ok(true)
 }
@@ -254,12 +265,14 @@ pub(super) async fn expire_outgoing(
     let update = format!(
         "UPDATE outgoing SET state = $3, time = $1, sealed = NULL WHERE sequence IN
             (SELECT sequence FROM outgoing WHERE state = 0 AND expires <= $1 ORDER BY expires LIMIT $2)
-        RETURNING {OUTGOING}"
+        RETURNING {OUTGOING}, node"
     );
     let parameters = params![now, limit_parameter(limit), state_number(SendState::Expired)];
-    let expired = rows::all(&db.change(&update, parameters).await?, rows::outbox_entry)?;
-    for entry in &expired {
-        db.add(|counts| count_outgoing(counts, entry.peer.clone(), entry.to_stranger, -1));
+    let expired = rows::all(&db.change(&update, parameters).await?, |row| {
+        Ok((rows::outbox_entry(row)?, db.node().is_shared().then(|| row.get(SEQUENCE + 1))))
+    })?;
+    for (entry, node) in &expired {
+        db.add(|counts| count_outgoing(counts, entry.peer.clone(), entry.to_stranger, *node, -1));
         if entry.to_stranger {
             db.execute("DELETE FROM outgoing WHERE id = $1", params![stored(&entry.id)]).await?;
         }
@@ -267,7 +280,7 @@ pub(super) async fn expire_outgoing(
             events::record(db, &event, false).await?;
         }
     }
-    Ok(expired)
+    Ok(expired.into_iter().map(|(entry, _)| entry).collect())
 }
 
 pub(super) async fn delete_expired(db: &Db<'_>, now: Millis, retention: &Retention, limit: usize) -> Outcome<usize> {

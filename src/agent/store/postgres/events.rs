@@ -4,6 +4,7 @@ use tokio_postgres::Error;
 
 use super::{
     cursors::{self, Sequence},
+    log::Entry,
     rows,
     session::{Session, limit_parameter, params},
     text::{all_stored, stored, text},
@@ -21,6 +22,7 @@ const STRANGERS_PART: i64 = 10;
 pub(super) async fn record(db: &Db<'_>, event: &NewEvent, of_stranger: bool) -> Result<(), Error> {
     let NewEvent { time, kind, data } = event;
     let insert = "INSERT INTO events (time, kind, data, stranger) VALUES ($1, $2, $3, $4)";
+    db.tell(Entry::recorded);
     db.execute(insert, params![time, stored(kind), stored(data), of_stranger]).await.map(drop)
 }
 

@@ -1,8 +1,9 @@
-//! The store in PostgreSQL 15 or newer, for one agent at a time.
+//! The store in PostgreSQL 15 or newer, for one agent, or for several nodes that share it ([`node`]).
 //!
 //! One task writes, in a session of its own. It runs all waiting requests in one transaction (group commit), and answers them
 //! after the transaction is on the server's disk. A few other sessions read. The sums that the limits are compared with are in
-//! memory ([`totals`]). Decision record 0169 gives the reasons.
+//! memory ([`totals`]). Nodes write one after another ([`ownership`]), and tell one another what they have changed ([`log`]).
+//! Decision records 0169 and 0174 give the reasons.
 //!
 //! If the server or the connection fails, requests fail with [`StoreError::Unavailable`] until the store has connected again,
 //! which each request tries. A commit whose answer was lost is looked up afterwards, so an answer is always true.
@@ -10,12 +11,15 @@
 //! PostgreSQL does not overwrite deleted content: it is in the files until a vacuum, and in the write-ahead log. Content is
 //! sealed before it is stored.
 
+mod adoption;
 mod changes;
 mod check;
 mod cursors;
 mod envelopes;
 mod errors;
 mod events;
+mod log;
+mod node;
 mod options;
 mod ownership;
 mod pool;
@@ -41,12 +45,16 @@ use std::sync::{
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 pub use options::PostgresOptions;
 pub(super) use tables::PostgresTables;
 
 use self::{
+    node::Node,
     ownership::Owned,
     pool::Pool,
     request::{Keys, Outcome, WriteRequest, key, request},
@@ -60,6 +68,7 @@ use super::{
     error::StoreError,
     event::{NewEvent, StoredEvent},
     limits::StoreLimits,
+    node::{HintListener, StoreNode},
     types::{
         Change, Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope, HandledMessage,
         Millis, NewEnvelope, OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota, PendingEnvelope, Postponement,
@@ -67,7 +76,8 @@ use super::{
     },
 };
 
-/// A store in a database of PostgreSQL, for one agent. It has at most six connections.
+/// A store in a database of PostgreSQL, for one agent, or for the nodes of
+/// [`PostgresOptions::as_node`]. It has at most six connections.
 ///
 /// If it is dropped without [`Store::close`], it completes the waiting requests and then ends its sessions. It lives in the
 /// tokio runtime in which it was opened.
@@ -75,6 +85,7 @@ pub struct PostgresStore {
     limits: StoreLimits,
     totals: Arc<Totals>,
     commits: Arc<AtomicU64>,
+    node: Arc<Node>,
     pool: Pool,
     /// `None` after the store was closed.
     writer: Mutex<Option<Running>>,
@@ -90,7 +101,7 @@ impl PostgresStore {
     /// Opens the store in a database, and creates its tables if the database is empty.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another agent uses the database; [`StoreError::TooNew`] for a newer schema;
+    /// [`StoreError::InUse`] if another agent uses the database, unless both are nodes with different names; [`StoreError::TooNew`] for a newer schema;
     /// [`StoreError::Unusable`] for another program's database, a server before PostgreSQL 15, or limits with `max_bytes`;
     /// [`StoreError::Full`] or [`StoreError::Unavailable`] if the server cannot be reached, refuses the login, or cannot write.
     pub async fn open(options: PostgresOptions, limits: StoreLimits) -> Result<Self, StoreError> {
@@ -99,7 +110,8 @@ impl PostgresStore {
             return Err(StoreError::Unusable(why));
         }
         let (totals, commits) = (Arc::<Totals>::default(), Arc::<AtomicU64>::default());
-        let owned = Some(Owned::take(&options, &totals).await?);
+        let node = Arc::new(Node::new(options.node()));
+        let owned = Some(Owned::take(&options, &totals, &node).await?);
         let pool = Pool::new(options.clone());
         let (queue, requests) = mpsc::channel(writer::QUEUE_LENGTH);
         let writer = Writer {
@@ -107,11 +119,12 @@ impl PostgresStore {
             limits: limits.clone(),
             totals: totals.clone(),
             commits: commits.clone(),
+            node: node.clone(),
             owned,
             failure: None,
         };
         let task = tokio::spawn(writer.run(requests));
-        Ok(Self { limits, totals, commits, pool, writer: Mutex::new(Some(Running { queue, task })) })
+        Ok(Self { limits, totals, commits, node, pool, writer: Mutex::new(Some(Running { queue, task })) })
     }
 
     /// Checks that a server can be reached, accepts the login, and has a database that this release can use. Writes nothing,
@@ -196,9 +209,11 @@ impl Store for PostgresStore {
         except: &[i64],
         limit: usize,
     ) -> Result<Vec<PendingEnvelope>, StoreError> {
-        let input = (now, except, limit);
+        let input = (self.node.worker(), now, except, limit);
         self.pool
-            .read(&input, |db, (now, except, limit)| Box::pin(queries::pending_envelopes(db, *now, except, *limit)))
+            .read(&input, |db, (worker, now, except, limit)| {
+                Box::pin(queries::pending_envelopes(db, *worker, *now, except, *limit))
+            })
             .await
     }
 
@@ -263,7 +278,7 @@ impl Store for PostgresStore {
 
     async fn outbox_peers(&self) -> Result<Vec<String>, StoreError> {
         self.check_open()?;
-        Ok(self.totals.waiting_peers())
+        Ok(self.totals.waiting_peers(self.node.worker()))
     }
 
     async fn outbox_entries(
@@ -273,9 +288,9 @@ impl Store for PostgresStore {
         except: &[String],
         limit: usize,
     ) -> Result<Vec<OutboxEntry>, StoreError> {
-        let input = (peer, except_senders, except, limit);
-        let read = self.pool.read(&input, |db, (peer, except_senders, except, limit)| {
-            Box::pin(queries::outbox_entries(db, peer, except_senders, except, *limit))
+        let input = (self.node.worker(), peer, except_senders, except, limit);
+        let read = self.pool.read(&input, |db, (worker, peer, except_senders, except, limit)| {
+            Box::pin(queries::outbox_entries(db, *worker, peer, except_senders, except, *limit))
         });
         read.await
     }
@@ -382,6 +397,35 @@ impl Store for PostgresStore {
     async fn usage(&self) -> Result<Usage, StoreError> {
         let totals = &*self.totals;
         self.pool.read(&totals, |db, totals| Box::pin(queries::usage(db, totals))).await
+    }
+
+    fn listen(&self, listener: HintListener) {
+        self.node.listen(listener);
+    }
+
+    async fn nodes(&self) -> Result<Vec<StoreNode>, StoreError> {
+        match self.node.worker() {
+            None => Ok(Vec::new()),
+            Some(this) => self.pool.read(&this, |db, this| Box::pin(queries::nodes(db, *this))).await,
+        }
+    }
+
+    fn leads(&self) -> watch::Receiver<bool> {
+        self.node.leads()
+    }
+
+    fn waits_elsewhere(&self, peer: &str) -> bool {
+        let Some(this) = self.node.worker() else { return false };
+        let waits =
+            |node: &i64| *node != this && self.totals.get(&Counter::UnsentBy(*node, peer.to_owned())).number > 0;
+        self.node.nodes().iter().any(waits)
+    }
+
+    async fn claim_outgoing(&self, peer: &str) -> Result<(), StoreError> {
+        if !self.waits_elsewhere(peer) {
+            return Ok(());
+        }
+        self.write(Keys::All, peer.to_owned(), |db, peer| Box::pin(adoption::claim_outgoing(db, peer))).await
     }
 
     async fn probe_write(&self) -> Result<(), StoreError> {

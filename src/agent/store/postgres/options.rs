@@ -31,6 +31,7 @@ pub struct PostgresOptions {
     /// `None`: the connection is not encrypted.
     tls: Option<Tls>,
     name: String,
+    node: Option<String>,
 }
 
 impl PostgresOptions {
@@ -81,7 +82,7 @@ impl PostgresOptions {
         let mut tls = tls.clone();
         // The name of the protocol since PostgreSQL 17.
         tls.alpn_protocols = vec![b"postgresql".to_vec()];
-        Ok(Self { config, tls: is_encrypted.then(|| Tls::new(Arc::new(tls))), name })
+        Ok(Self { config, tls: is_encrypted.then(|| Tls::new(Arc::new(tls))), name, node: None })
     }
 
     /// The same database, with the password of the user.
@@ -96,6 +97,25 @@ impl PostgresOptions {
     /// If the file cannot be read, others may read it, or its first line is empty.
     pub fn with_password_file(self, path: &Path) -> io::Result<Self> {
         Ok(self.with_password(secret_file::read_password_line(path)?.as_bytes()))
+    }
+
+    /// The same database, which the agent shares with others as the node with this name.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] unless the name has 1 to 32 characters of a-z, 0-9 and -.
+    pub fn as_node(mut self, name: &str) -> Result<Self, StoreError> {
+        let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if !(1..=32).contains(&name.len()) || !name.bytes().all(is_valid) {
+            let why = "has a wrong name of its node: it has 1 to 32 characters of a-z, 0-9 and -";
+            return Err(StoreError::Unusable(why.to_owned()));
+        }
+        self.node = Some(name.to_owned());
+        Ok(self)
+    }
+
+    /// The name of the node; `None` if the agent has the database for itself.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
     }
 
     /// The names of the database and of the server, for people.

@@ -1,68 +1,83 @@
-//! Who uses the database: one agent at a time.
+//! Who uses the database: one agent, or several nodes.
 //!
-//! - A session of its own holds an advisory lock for as long as the store is open. A second agent that finds the lock taken
-//!   fails with [`StoreError::InUse`].
-//! - The lock goes with its session, so an owner may lose it without knowing. Therefore each transaction that writes compares
-//!   the number in the row `owner`, which the next owner has increased, and holds a second advisory lock until its end. The next
-//!   owner increases the number under the same lock, taken exclusively: it waits until the last transaction of the former owner
-//!   has ended, and no later one passes.
+//! - A session of its own holds an advisory lock for as long as the store is open: exclusively for the only agent, shared by
+//!   nodes. Whoever finds the lock taken by others fails with [`StoreError::InUse`]. A node holds a second lock, of its own
+//!   number: others see by it at once that the node has ended.
+//! - Locks go with their session, so an agent may lose them without knowing. Therefore each transaction that writes begins with
+//!   the agent's row in the table `nodes`, which whoever takes over its work has ended.
+//! - All transactions that write follow one another, by an advisory lock that each of them holds until its end. So `expects` and
+//!   the limits are compared with what is there, cursors become visible in their order, and no two transactions wait for each
+//!   other's rows. A session that leaves a transaction idle is ended by the server, and its lock is free.
 //!
-//! A pooler in transaction mode gives each transaction another session, and loses the lock: connect to the server itself.
+//! A pooler in transaction mode gives each transaction another session: the session of the locks is with the server itself.
 
-use std::{
-    sync::atomic::{AtomicI64, Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use futures_util::future::{join, try_join, try_join3};
 use tokio::time::sleep;
+use tokio_postgres::Error;
 
 use super::{
+    adoption::beat,
     cursors,
     errors::store_error,
+    log::Entry,
+    node::Node,
     options::PostgresOptions,
     recount::recount,
+    request::Rollback,
     schema,
-    session::{Parameters, Session, params},
+    session::{LEAVES, Parameters, Session, params},
     totals::Totals,
+    transaction::Transaction,
 };
-use crate::agent::store::{error::StoreError, tables::COPIED};
+use crate::agent::store::{error::StoreError, limits::StoreLimits, node::Hint, tables::COPIED};
 
-/// The first of the two numbers of the advisory locks: "Clav" in ASCII, and the number after it. The second number is the
+/// The first of the two numbers of the advisory locks: "Clav" in ASCII, and the numbers after it. The second number is the
 /// PostgreSQL schema that the tables are in.
 const OWNER_LOCK: i32 = 0x436c_6176;
 const TRANSACTION_LOCK: i32 = 0x436c_6177;
+const MIGRATION_LOCK: i32 = 0x436c_6178;
 /// The second number of the locks, in SQL.
-const SCHEMA_NUMBER: &str = "(current_schema()::regnamespace::oid::int8 & 2147483647)::int4";
-
-/// The number of a transaction is that of its owner, and its place among the owner's transactions in this many bits.
-const BATCH_BITS: u32 = 40;
+pub(super) const SCHEMA_NUMBER: &str = "(current_schema()::regnamespace::oid::int8 & 2147483647)::int4";
+/// The lease of a node, in SQL. Each transaction renews it.
+const LEASE: &str = "CASE WHEN name = '' THEN 'infinity' ELSE clock_timestamp() + interval '15 s' END";
 
 /// How often, and with which pause, the lock is tried: the server needs a moment to notice that a process was killed.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The sessions of the owner.
+/// An expression for the lock of the node with a number.
+fn node_lock(number: &str) -> String {
+    format!("(({SCHEMA_NUMBER}::int8 << 32) | ({number} & 4294967295))")
+}
+
+/// A condition on the view `pg_locks`: the lock of the node with this number.
+pub(super) fn nodes_lock_columns(number: &str) -> String {
+    format!(
+        "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND classid::int8 = {SCHEMA_NUMBER} AND objid::int8 = ({number} & 4294967295) AND objsubid = 1 AND granted"
+    )
+}
+
+/// The sessions of an agent that has joined.
 pub(super) struct Owned {
-    /// Holds the lock.
+    /// Holds the locks.
     lock: Session,
     /// Writes.
     pub session: Session,
-    /// The number in the row `owner`.
-    number: i64,
-    /// How many transactions were begun.
-    batches: AtomicI64,
+    node: Arc<Node>,
 }
 
 impl Owned {
-    /// Takes the database, creates or migrates its tables, and counts what is in it.
+    /// Takes the database or joins its nodes, creates or migrates its tables, and counts what is in it.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another agent has the lock, and those of [`super::PostgresStore::open`].
-    pub async fn take(options: &PostgresOptions, totals: &Totals) -> Result<Self, StoreError> {
-        let locked = Locked::take(options).await?;
-        let found = schema::current(&locked.session).await?;
-        schema::migrate(&locked.session, found).await?;
-        locked.own(Some(totals)).await
+    /// [`StoreError::InUse`] if others have the lock, and those of [`super::PostgresStore::open`].
+    pub async fn take(options: &PostgresOptions, totals: &Totals, node: &Arc<Node>) -> Result<Self, StoreError> {
+        let locked = Locked::take(options, node.is_shared()).await?;
+        locked.migrate().await?;
+        locked.join(Some(totals), node).await
     }
 
     /// Whether a session has ended, so that the database must be taken again.
@@ -70,48 +85,123 @@ impl Owned {
         self.lock.is_closed() || self.session.is_closed()
     }
 
-    /// Begins a transaction. Returns its number, with which its outcome can be asked for later, or `None` if another agent has
-    /// taken the database.
+    /// Waits until another node has written something, or leaves. Returns whether one leaves.
+    pub async fn heard_something(&self) -> bool {
+        self.lock.notified().await
+    }
+
+    /// Begins a transaction, and hears what other nodes have done. Returns the number of the transaction, with which its outcome
+    /// can be asked for later, or `None` if others have taken over this agent's work.
     ///
     /// The number is in a row that the transaction writes. PostgreSQL's own id would not do: a server that fails may give the
     /// id of a transaction that was not committed to the next one, and then tells that it was committed.
-    pub async fn begin(&self) -> Result<Option<i64>, tokio_postgres::Error> {
+    pub async fn begin(&self, totals: &Totals) -> Result<Option<i64>, Error> {
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-            SELECT pg_advisory_xact_lock_shared({TRANSACTION_LOCK}, {SCHEMA_NUMBER})"
+            SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})"
         );
-        // Both are sent at once. The second statement has its snapshot after the lock.
-        let note = "UPDATE claviger SET value = $2 WHERE name = 'batch'
-            AND (SELECT value FROM claviger WHERE name = 'owner') = $1";
-        let batch = (self.number << BATCH_BITS) + self.batches.fetch_add(1, Ordering::Relaxed) + 1;
-        let parameters: Parameters<'_> = params![self.number, batch];
-        let note = self.session.execute(note, parameters);
-        let (_, noted) = futures_util::future::try_join(self.session.run(&begin), note).await?;
-        Ok((noted == 1).then_some(batch))
+        // All are sent at once. What follows the lock has its snapshot after it.
+        let live = format!(
+            "UPDATE nodes SET batch = $2, heard = $3, lease = {LEASE}
+            WHERE number = $1 AND ended IS NULL AND lease > clock_timestamp()
+            RETURNING ARRAY(SELECT number FROM nodes WHERE ended IS NULL ORDER BY number),
+                ARRAY(SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() ORDER BY number)"
+        );
+        let (number, batch, heard) = (self.node.number(), self.node.next_batch(), self.node.heard());
+        let parameters: Parameters<'_> = params![number, batch, heard];
+        let row = match self.node.is_shared() {
+            false => try_join(self.session.run(&begin), self.session.first(&live, parameters)).await?.1,
+            true => {
+                let (_, row, heard) =
+                    try_join3(self.session.run(&begin), self.session.first(&live, parameters), self.read_log(heard))
+                        .await?;
+                self.hear(heard, totals);
+                row
+            }
+        };
+        let Some(row) = row else { return Ok(None) };
+        self.node.note_nodes(row.get(0), &row.get::<_, Vec<i64>>(1));
+        Ok(Some(batch))
     }
 
-    /// Whether the transaction with this number, of an earlier owner, was committed. `None` if another agent has written since:
-    /// then nobody knows.
-    pub async fn was_committed(&self, batch: i64) -> Result<Option<bool>, StoreError> {
-        let sql = "SELECT value FROM claviger WHERE name = 'batch'";
-        let row = self.session.first(sql, &[]).await.map_err(store_error)?;
-        let last = row.map_or(0, |row| row.get::<_, i64>(0));
-        Ok(match last == batch {
-            false if last >> BATCH_BITS > batch >> BATCH_BITS => None,
-            is_last => Some(is_last),
-        })
+    /// Hears what other nodes have done since, without a transaction.
+    pub async fn look(&self, totals: &Totals) -> Result<(), Error> {
+        let heard = self.read_log(self.node.heard()).await?;
+        self.hear(heard, totals);
+        Ok(())
     }
 
-    /// Gives the database to the next agent at once, rather than when the server notices the end of the session.
+    async fn read_log(&self, after: i64) -> Result<Vec<(i64, i64, String)>, Error> {
+        let sql = "SELECT number, node, entry FROM node_log WHERE number > $1 ORDER BY number";
+        let rows = self.session.all(sql, params![after]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect()
+    }
+
+    fn hear(&self, entries: Vec<(i64, i64, String)>, totals: &Totals) {
+        for (number, node, entry) in entries {
+            self.node.has_heard(number);
+            if node == self.node.number() {
+                continue;
+            }
+            match serde_json::from_str::<Entry>(&entry) {
+                Ok(entry) => {
+                    let hints = entry.hints(self.node.number());
+                    totals.commit(entry.counts);
+                    self.node.tell(&hints);
+                }
+                // What a later release counts has no limit in this one.
+                Err(error) => {
+                    tracing::warn!(%error, node, "entry of another node not understood: is its release newer?");
+                    self.node.tell(&[Hint::Anything]);
+                }
+            }
+        }
+    }
+
+    /// Commits the transaction, and tells the other nodes what it has changed.
+    pub async fn commit(&self, entry: &Entry) -> Result<(), Error> {
+        if !self.node.is_shared() || entry.is_empty() {
+            return self.session.run("COMMIT").await;
+        }
+        // Otherwise the first note would be sent after the COMMIT.
+        self.session.prepare(&note_sql()).await?;
+        // Both are sent at once. If the first fails, the COMMIT is a rollback.
+        let (noted, committed) = join(note(&self.session, &self.node, entry), self.session.run("COMMIT")).await;
+        let noted = noted?;
+        committed?;
+        self.node.has_heard(noted);
+        Ok(())
+    }
+
+    /// Whether an earlier transaction of this agent, under the number that it had then, was committed. `None` if the row of
+    /// that node is gone: then nobody knows.
+    pub async fn was_committed(&self, (number, batch): (i64, i64)) -> Result<Option<bool>, StoreError> {
+        let sql = "SELECT batch FROM nodes WHERE number = $1";
+        let row = self.session.first(sql, params![number]).await.map_err(store_error)?;
+        Ok(row.map(|row| row.get::<_, i64>(0) == batch))
+    }
+
+    /// Gives the database, or this node's work, to others at once, rather than when they notice the end of the session.
     pub async fn release(self) {
-        let unlock = format!("SELECT pg_advisory_unlock({OWNER_LOCK}, {SCHEMA_NUMBER})");
-        if let Err(error) = self.lock.run(&unlock).await {
+        let released = async {
+            let leave = match self.node.is_shared() {
+                true => "UPDATE nodes SET lease = clock_timestamp() WHERE number = $1 AND ended IS NULL",
+                false => "UPDATE nodes SET ended = clock_timestamp() WHERE number = $1 AND ended IS NULL",
+            };
+            self.session.execute(leave, params![self.node.number()]).await?;
+            let unlock = format!("SELECT pg_advisory_unlock_all(), pg_notify({CHANNEL}, '{LEAVES}')");
+            self.lock.run(&unlock).await
+        };
+        if let Err(error) = released.await {
             tracing::debug!(%error, "lock of the database not released; it goes with its session");
         }
     }
 }
 
-/// The sessions of the one who has the lock, before it owns the database. It has looked at nothing yet.
+/// The channel of the notifications, an expression in SQL: those of one schema.
+const CHANNEL: &str = "'claviger_' || current_schema()::regnamespace::oid::text";
+
+/// The sessions of the one who has the lock, before it has joined. It has looked at nothing yet.
 pub(super) struct Locked {
     lock: Session,
     pub session: Session,
@@ -119,27 +209,45 @@ pub(super) struct Locked {
 
 impl Locked {
     /// Takes the lock.
-    pub async fn take(options: &PostgresOptions) -> Result<Self, StoreError> {
+    pub async fn take(options: &PostgresOptions, is_shared: bool) -> Result<Self, StoreError> {
         let lock = Session::connect(options).await?;
         // No wait for a lock with a connection that is used for nothing else: the server may end it.
         lock.run("SET statement_timeout = 0").await.map_err(store_error)?;
-        take_lock(&lock, options).await?;
+        take_lock(&lock, options, is_shared).await?;
         let session = Session::connect(options).await?;
         schema::set_up(&session).await?;
         Ok(Self { lock, session })
     }
 
-    /// Becomes the owner of a store. An agent has `totals`: what is in the store is counted, and the cursors of a restored one
-    /// begin a new range.
-    pub async fn own(self, totals: Option<&Totals>) -> Result<Owned, StoreError> {
+    /// Creates or migrates the tables, one agent at a time.
+    async fn migrate(&self) -> Result<(), StoreError> {
+        let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK}, {SCHEMA_NUMBER})");
+        self.lock.run(&lock).await.map_err(store_error)?;
+        let migrated = match schema::current(&self.session).await {
+            Ok(found) => schema::migrate(&self.session, found).await,
+            Err(error) => Err(error),
+        };
+        let unlock = format!("SELECT pg_advisory_unlock({MIGRATION_LOCK}, {SCHEMA_NUMBER})");
+        self.lock.run(&unlock).await.map_err(store_error)?;
+        migrated
+    }
+
+    /// Joins. An agent has `totals`: what is in the store is counted, and the cursors of a restored one begin a new range.
+    pub async fn join(self, totals: Option<&Totals>, node: &Arc<Node>) -> Result<Owned, StoreError> {
         let Self { lock, session } = self;
-        let number = begin(&session, totals).await?;
-        Ok(Owned { lock, session, number, batches: AtomicI64::new(0) })
+        if node.is_shared() {
+            let row = lock.first(&format!("SELECT {CHANNEL}"), &[]).await.map_err(store_error)?;
+            let channel = row.map_or_else(String::new, |row| row.get::<_, String>(0));
+            lock.run(&format!("LISTEN {channel}")).await.map_err(store_error)?;
+        }
+        begin(&lock, &session, totals, node).await?;
+        Ok(Owned { lock, session, node: node.clone() })
     }
 }
 
-async fn take_lock(lock: &Session, options: &PostgresOptions) -> Result<(), StoreError> {
-    let sql = format!("SELECT pg_try_advisory_lock({OWNER_LOCK}, {SCHEMA_NUMBER})");
+async fn take_lock(lock: &Session, options: &PostgresOptions, is_shared: bool) -> Result<(), StoreError> {
+    let shared = if is_shared { "_shared" } else { "" };
+    let sql = format!("SELECT pg_try_advisory_lock{shared}({OWNER_LOCK}, {SCHEMA_NUMBER})");
     for _ in 0..TRIES {
         let row = lock.first(&sql, &[]).await.map_err(store_error)?;
         if row.is_some_and(|row| row.get(0)) {
@@ -150,23 +258,112 @@ async fn take_lock(lock: &Session, options: &PostgresOptions) -> Result<(), Stor
     Err(StoreError::InUse(options.name().to_owned()))
 }
 
-/// Becomes the owner, after all transactions of the former owner have ended.
-async fn begin(session: &Session, totals: Option<&Totals>) -> Result<i64, StoreError> {
+/// Joins, after the transactions of others have ended.
+async fn begin(lock: &Session, session: &Session, totals: Option<&Totals>, node: &Arc<Node>) -> Result<(), StoreError> {
     // Counting a large store may take longer than other statements may.
     let begin = format!(
         "BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})"
     );
     session.run(&begin).await.map_err(store_error)?;
-    let take = "UPDATE claviger SET value = value + 1 WHERE name = 'owner' RETURNING value";
-    let Some(row) = session.first(take, &[]).await.map_err(store_error)? else {
+    // A release of schema 1 compares this number, and writes nothing after it has grown.
+    let take = "UPDATE claviger SET value = value + 1 WHERE name = 'owner'";
+    if session.execute(take, &[]).await.map_err(store_error)? == 0 {
         return Err(StoreError::Unusable("has no row `owner` in the table `claviger`".to_owned()));
+    }
+    let number = match stays(lock, session, node).await.map_err(store_error)? {
+        true => node.number(),
+        false => enter(lock, session, node).await?,
     };
+    let last = session.first("SELECT coalesce(max(number), 0) FROM node_log", &[]).await.map_err(store_error)?;
+    node.joined(number, last.map_or(0, |row| row.get(0)));
     if let Some(totals) = totals {
+        if node.is_shared() {
+            take_over(session, totals, node).await?;
+        }
         let forget = "DELETE FROM claviger WHERE name = $1";
         session.execute(forget, params![COPIED]).await.map_err(store_error)?;
         cursors::begin_range(session).await?;
-        totals.replace(recount(session).await.map_err(store_error)?);
+        totals.replace(recount(session, node.is_shared()).await.map_err(store_error)?);
     }
-    session.run("COMMIT").await.map_err(store_error)?;
-    Ok(row.get(0))
+    session.run("COMMIT").await.map_err(store_error)
+}
+
+/// Takes over what others have left, and tells the nodes that there are.
+async fn take_over(session: &Session, totals: &Totals, node: &Node) -> Result<(), StoreError> {
+    let limits = StoreLimits::default();
+    let transaction = Transaction::new(session, totals, &limits, node);
+    match beat(&transaction.request(), true).await {
+        Ok(()) => {}
+        Err(Rollback::Answer(())) => {}
+        Err(Rollback::Error(error)) => return Err(error),
+    }
+    let entry = transaction.changes();
+    if !entry.is_empty() {
+        note(session, node, &entry).await.map_err(store_error)?;
+    }
+    Ok(())
+}
+
+/// Writes an entry of the log. Returns its number.
+async fn note(session: &Session, node: &Node, entry: &Entry) -> Result<i64, Error> {
+    let text = serde_json::to_string(entry).unwrap_or_default();
+    let row = session.first(&note_sql(), params![node.number(), text]).await?;
+    Ok(row.map_or(0, |row| row.get(0)))
+}
+
+fn note_sql() -> String {
+    format!(
+        "WITH noted AS (INSERT INTO node_log (node, entry) VALUES ($1, $2) RETURNING number)
+        SELECT number FROM noted, pg_notify({CHANNEL}, $1::int8::text)"
+    )
+}
+
+/// Whether this agent, which had joined before, goes on as the same node.
+async fn stays(lock: &Session, session: &Session, node: &Node) -> Result<bool, Error> {
+    let number = node.number();
+    if number == 0 || !has_node_lock(lock, node, number).await? {
+        return Ok(false);
+    }
+    let live = format!("UPDATE nodes SET lease = {LEASE} WHERE number = $1 AND ended IS NULL");
+    Ok(session.execute(&live, params![number]).await? == 1)
+}
+
+/// Takes the lock of a node. The only agent needs none.
+async fn has_node_lock(lock: &Session, node: &Node, number: i64) -> Result<bool, Error> {
+    if !node.is_shared() {
+        return Ok(true);
+    }
+    let sql = format!("SELECT pg_try_advisory_lock({})", node_lock("$1::int8"));
+    Ok(lock.first(&sql, params![number]).await?.is_some_and(|row| row.get(0)))
+}
+
+/// Enters the table of the nodes with a new number.
+async fn enter(lock: &Session, session: &Session, node: &Node) -> Result<i64, StoreError> {
+    // What this agent was before it lost its connection has ended, and so has an agent that had the database for itself. The
+    // only agent knows that there is no other.
+    let end = "UPDATE nodes SET ended = clock_timestamp()
+        WHERE ended IS NULL AND (number = $1 OR name = '' OR NOT $2)";
+    session.execute(end, params![node.number(), node.is_shared()]).await.map_err(store_error)?;
+    let namesake = format!(
+        "SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() AND name = $1
+            AND EXISTS (SELECT FROM pg_locks WHERE {})",
+        nodes_lock_columns("nodes.number")
+    );
+    if let Some(row) = session.first(&namesake, params![node.name()]).await.map_err(store_error)? {
+        let _ = session.run("ROLLBACK").await;
+        let number: i64 = row.get(0);
+        return Err(StoreError::InUse(format!("another agent is the node {} (number {number})", node.name())));
+    }
+    let enter = format!(
+        "INSERT INTO nodes (name, release, lease, heard)
+        SELECT name, $2, {LEASE}, (SELECT coalesce(max(number), 0) FROM node_log) FROM (SELECT $1::text AS name) AS new
+        RETURNING number"
+    );
+    let row = session.first(&enter, params![node.name(), env!("CARGO_PKG_VERSION")]).await.map_err(store_error)?;
+    let number = row.map_or(0, |row| row.get(0));
+    if !has_node_lock(lock, node, number).await.map_err(store_error)? {
+        let _ = session.run("ROLLBACK").await;
+        return Err(StoreError::Unavailable("the lock of a new node is taken".to_owned()));
+    }
+    Ok(number)
 }

@@ -20,6 +20,7 @@ use crate::agent::{
     store::{
         digests::record_digest,
         limits::StoreLimits,
+        node::StoreNode,
         types::{
             CONNECTION_KIND, Delivery, DeliveryQuery, Millis, OutboxEntry, OutboxPosition, OutboxQuery,
             PEER_ROTATION_KIND, PeerQuota, PendingEnvelope, Record, SendState, ThreadEntry, ThreadPosition, Usage,
@@ -50,15 +51,35 @@ pub(super) async fn known_digests(session: &Session, limit: usize) -> Rows<u64> 
 
 pub(super) async fn pending_envelopes(
     session: &Session,
+    worker: Option<i64>,
     now: Millis,
     except: &[i64],
     limit: usize,
 ) -> Rows<PendingEnvelope> {
     let sql = format!(
-        "SELECT {ENVELOPE} FROM envelopes WHERE (next_try <= $1 OR next_try > $2) AND id <> ALL($3) ORDER BY id LIMIT $4"
+        "SELECT {ENVELOPE} FROM envelopes WHERE (next_try <= $1 OR next_try > $2) AND id <> ALL($3)
+            AND ($5::int8 IS NULL OR node = $5) ORDER BY id LIMIT $4"
     );
-    let parameters = params![now, now.saturating_add(LONGEST_PAUSE), except, limit_parameter(limit)];
+    let parameters = params![now, now.saturating_add(LONGEST_PAUSE), except, limit_parameter(limit), worker];
     rows::all(&session.all(&sql, parameters).await?, rows::envelope)
+}
+
+/// The nodes that share the database, oldest first. `this` is the number of this one.
+pub(super) async fn nodes(session: &Session, this: i64) -> Rows<StoreNode> {
+    let sql = "SELECT number, name, release, (extract(epoch FROM since) * 1000)::int8,
+            number = min(number) FILTER (WHERE lease > clock_timestamp()) OVER ()
+        FROM nodes WHERE ended IS NULL AND name <> '' ORDER BY number";
+    rows::all(&session.all(sql, &[]).await?, |row| {
+        let number = row.try_get(0)?;
+        Ok(StoreNode {
+            number,
+            name: row.try_get(1)?,
+            version: row.try_get(2)?,
+            since: row.try_get(3)?,
+            is_this: number == this,
+            leads: row.try_get::<_, Option<bool>>(4)?.unwrap_or(false),
+        })
+    })
 }
 
 /// Compares what a peer has left with the limits.
@@ -140,6 +161,7 @@ pub(super) async fn deliveries_by_id(session: &Session, beginning: &str, limit: 
 
 pub(super) async fn outbox_entries(
     session: &Session,
+    worker: Option<i64>,
     peer: &str,
     except_senders: &[String],
     except: &[String],
@@ -148,10 +170,11 @@ pub(super) async fn outbox_entries(
     let sql = format!(
         "SELECT {OUTGOING} FROM outgoing
         WHERE state = 0 AND left(peer, 600) = left($1, 600) AND peer = $1
-            AND sender <> ALL($2) AND id <> ALL($3)
+            AND sender <> ALL($2) AND id <> ALL($3) AND ($5::int8 IS NULL OR node = $5)
         ORDER BY sequence LIMIT $4"
     );
-    let parameters = params![stored(peer), all_stored(except_senders), all_stored(except), limit_parameter(limit)];
+    let parameters =
+        params![stored(peer), all_stored(except_senders), all_stored(except), limit_parameter(limit), worker];
     rows::all(&session.all(&sql, parameters).await?, rows::outbox_entry)
 }
 

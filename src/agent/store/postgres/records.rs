@@ -39,6 +39,7 @@ pub(super) async fn put(db: &Db<'_>, record: &Record, of: Option<(&str, Millis)>
     let parameters =
         params![&digest[..], stored(kind), stored(key), expires, value, revision, now, peer.map(stored), seen];
     let Some(row) = db.change(&write, parameters).await?.pop() else { return Ok(false) };
+    db.tell(|told| told.changed(kind));
     count(db, row.get(0), row.get(1));
     Ok(true)
 }
@@ -61,6 +62,7 @@ pub(super) async fn are_unchanged(db: &Db<'_>, expected: &[Expectation], now: Mi
 pub(super) async fn delete(db: &Db<'_>, kind: &str, key: &str) -> Result<(), Error> {
     let delete = format!("DELETE FROM records WHERE digest = $1 RETURNING {STRANGER_RECORD}");
     for row in db.change(&delete, params![&record_digest(kind, key)[..]]).await? {
+        db.tell(|told| told.changed(kind));
         count(db, row.get(0), 0);
     }
     Ok(())

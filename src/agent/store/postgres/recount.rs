@@ -12,8 +12,8 @@ use super::{
 pub(super) const STRANGER_RECORD: &str =
     "coalesce(octet_length(key) + octet_length(value) + octet_length(peer) + 200, 0)::int8";
 
-/// Counts everything. The sizes of values are read without the values.
-pub(super) async fn recount(session: &Session) -> Result<Counts, Error> {
+/// Counts everything. The sizes of values are read without the values. `by_node` says whether to count what each node sends.
+pub(super) async fn recount(session: &Session, by_node: bool) -> Result<Counts, Error> {
     let mut counts = Counts::default();
     let envelopes = "SELECT recipient, unresolved, named_peer, count(*), sum(octet_length(packed))::int8
         FROM envelopes GROUP BY recipient, unresolved, named_peer";
@@ -26,9 +26,11 @@ pub(super) async fn recount(session: &Session) -> Result<Counts, Error> {
     for row in session.all(deliveries, &[]).await? {
         count_deliveries(&mut counts, text(&row, 0)?, row.get(1), Count::of(row.get(2), row.get(3)));
     }
-    let outgoing = "SELECT peer, to_stranger, count(*) FROM outgoing WHERE state = 0 GROUP BY peer, to_stranger";
+    let outgoing = "SELECT peer, to_stranger, count(*), node FROM outgoing WHERE state = 0
+        GROUP BY peer, to_stranger, node";
     for row in session.all(outgoing, &[]).await? {
-        count_outgoing(&mut counts, text(&row, 0)?, row.get(1), row.get(2));
+        let node = by_node.then(|| row.get(3));
+        count_outgoing(&mut counts, text(&row, 0)?, row.get(1), node, row.get(2));
     }
     let marks = "SELECT count(*) FROM handled WHERE stranger";
     if let Some(row) = session.first(marks, &[]).await? {
@@ -70,9 +72,12 @@ pub(super) fn count_deliveries(counts: &mut Counts, sender: String, of_stranger:
     counts.add(Counter::UnreadFrom(sender), of);
 }
 
-/// Counts waiting messages that have come or gone.
-pub(super) fn count_outgoing(counts: &mut Counts, peer: String, to_stranger: bool, number: i64) {
+/// Counts waiting messages that have come or gone. `node` is the node that sends them, if nodes are counted.
+pub(super) fn count_outgoing(counts: &mut Counts, peer: String, to_stranger: bool, node: Option<i64>, number: i64) {
     counts.add(Counter::Unsent, Count::of(number, 0));
+    if let Some(node) = node {
+        counts.add(Counter::UnsentBy(node, peer.clone()), Count::of(number, 0));
+    }
     if to_stranger {
         counts.add(Counter::StrangerReplies, Count::of(number, 0));
     }

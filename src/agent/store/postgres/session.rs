@@ -2,10 +2,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard},
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use tokio_postgres::{Client, Error, NoTls, Row, Statement, types::ToSql};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Notify,
+};
+use tokio_postgres::{AsyncMessage, Client, Connection, Error, NoTls, Row, Statement, types::ToSql};
 
 use super::{errors::store_error, options::PostgresOptions};
 use crate::agent::store::error::StoreError;
@@ -21,33 +29,51 @@ pub(super) use params;
 
 /// What each session sets. A statement that waits for a lock or for the disk fails in the end, and the server does not wait for
 /// ever for a client whose machine is gone (the keepalives are ignored on a Unix socket).
-const SETTINGS: &str = "SET client_min_messages = 'warning'; SET lock_timeout = '10s'; SET statement_timeout = '60s';
-    SET idle_in_transaction_session_timeout = '60s'; SET idle_session_timeout = 0;
+const SETTINGS: &str = "SET client_min_messages = 'warning'; SET lock_timeout = '15s'; SET statement_timeout = '60s';
+    SET idle_in_transaction_session_timeout = '5s'; SET idle_session_timeout = 0;
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 
 /// A session of the server. It ends when this value is dropped.
 pub(super) struct Session {
     client: Client,
     statements: Mutex<HashMap<String, Statement>>,
+    notifications: Arc<Notifications>,
 }
+
+/// The notifications that a session has received for a channel that it listens on.
+#[derive(Default)]
+struct Notifications {
+    arrived: Notify,
+    has_leaving: AtomicBool,
+}
+
+/// The payload of the notification that a node leaves.
+pub(super) const LEAVES: &str = "leaves";
 
 impl Session {
     /// Connects and sets up a session.
     pub async fn connect(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let notifications = Arc::<Notifications>::default();
         let client = match options.tls() {
             None => {
                 let (client, connection) = options.config().connect(NoTls).await.map_err(store_error)?;
-                tokio::spawn(report_end(connection));
+                tokio::spawn(carry(connection, notifications.clone()));
                 client
             }
             Some(tls) => {
                 let (client, connection) = options.config().connect(tls.clone()).await.map_err(store_error)?;
-                tokio::spawn(report_end(connection));
+                tokio::spawn(carry(connection, notifications.clone()));
                 client
             }
         };
         client.batch_execute(SETTINGS).await.map_err(store_error)?;
-        Ok(Self { client, statements: Mutex::default() })
+        Ok(Self { client, statements: Mutex::default(), notifications })
+    }
+
+    /// Waits for a notification. Returns whether a node leaves. A notification that nobody waits for is not lost.
+    pub async fn notified(&self) -> bool {
+        self.notifications.arrived.notified().await;
+        self.notifications.has_leaving.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the connection has ended.
@@ -77,6 +103,11 @@ impl Session {
         Ok(self.all(sql, parameters).await?.into_iter().next())
     }
 
+    /// Prepares a statement, so that it is sent at once from now on.
+    pub async fn prepare(&self, sql: &str) -> Result<(), Error> {
+        self.prepared(sql).await.map(drop)
+    }
+
     async fn prepared(&self, sql: &str) -> Result<Statement, Error> {
         if let Some(statement) = self.lock().get(sql) {
             return Ok(statement.clone());
@@ -92,10 +123,26 @@ impl Session {
 }
 
 /// Carries the messages of a connection until it ends. Whoever has a request under way gets the error too.
-async fn report_end(connection: impl Future<Output = Result<(), Error>>) {
-    if let Err(error) = connection.await {
-        tracing::debug!(error = %store_error(error), "connection to PostgreSQL ended");
+async fn carry<S, T>(mut connection: Connection<S, T>, notifications: Arc<Notifications>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notification(notification)) => {
+                notifications.has_leaving.fetch_or(notification.payload() == LEAVES, Ordering::Relaxed);
+                notifications.arrived.notify_one();
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(error = %store_error(error), "connection to PostgreSQL ended");
+                break;
+            }
+        }
     }
+    // Whoever waits learns that the connection is gone.
+    notifications.arrived.notify_one();
 }
 
 /// Returns a limit as a parameter of a statement.

@@ -1,5 +1,7 @@
 //! A store as tables: it is read, filled or checked as a whole.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio_postgres::{Error, types::ToSql};
 
@@ -7,11 +9,13 @@ use super::{
     check,
     cursors::{self, RESTORED_AT, Sequence},
     errors::store_error,
+    node::Node,
     options::PostgresOptions,
     ownership::{Locked, Owned},
     schema::{self, KNOWN_SCHEMA},
     session::{Session, params},
     text::{optional_text, stored},
+    totals::Totals,
 };
 use crate::agent::store::{
     digests::record_digest,
@@ -35,14 +39,14 @@ enum Access {
 impl PostgresTables {
     /// Opens a store that no agent uses, to copy it.
     pub async fn open_source(options: &PostgresOptions) -> Result<Self, StoreError> {
-        let locked = Locked::take(options).await?;
+        let locked = Locked::take(options, false).await?;
         check_schema(&locked.session, options).await?;
         Self::own(locked, options).await
     }
 
     /// Opens an empty database, or an unfinished copy of the source with this number.
     pub async fn open_target(options: &PostgresOptions, source: i64) -> Result<Self, StoreError> {
-        let locked = Locked::take(options).await?;
+        let locked = Locked::take(options, false).await?;
         let unusable = |why: &str| Err(StoreError::Unusable(format!("{} {why}", options.name())));
         match schema::version(&locked.session).await? {
             0 => schema::create_copy(&locked.session, source).await?,
@@ -66,7 +70,7 @@ impl PostgresTables {
     }
 
     async fn own(locked: Locked, options: &PostgresOptions) -> Result<Self, StoreError> {
-        let owned = locked.own(None).await?;
+        let owned = locked.join(None, &Arc::new(Node::new(None))).await?;
         // Counting the rows of a large table may take longer than other statements may.
         owned.session.run("SET statement_timeout = 0").await.map_err(store_error)?;
         Ok(Self { name: options.name().to_owned(), access: Access::Owned(Box::new(owned)) })
@@ -88,7 +92,7 @@ impl PostgresTables {
         let Access::Owned(owned) = &self.access else {
             return Err(StoreError::Unavailable(format!("{} was opened to be read", self.name)));
         };
-        let begun = owned.begin().await;
+        let begun = owned.begin(&Totals::default()).await;
         if let Ok(Some(_)) = begun {
             return Ok(session);
         }

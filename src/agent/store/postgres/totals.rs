@@ -1,16 +1,18 @@
 //! The sums that the limits are compared with, in memory.
 //!
 //! In SQLite triggers keep them in rows. Here every commit would write the same rows, and each change leaves a dead copy of its
-//! row until PostgreSQL's vacuum. So the store that owns the database counts what there is when it takes ownership, and adds
-//! what each transaction has changed after its commit.
+//! row until PostgreSQL's vacuum. So a store counts what there is when it joins, and adds what each transaction has changed: its
+//! own after the commit, and those of other nodes from the log.
 
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// What is counted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Counter {
     /// All pending envelopes.
     Pending,
@@ -32,6 +34,8 @@ pub(super) enum Counter {
     Unsent,
     /// Those for one peer.
     UnsentTo(String),
+    /// Those that one node sends to one peer. Not counted by an agent that has the database for itself.
+    UnsentBy(i64, String),
     /// The automatic replies to strangers that wait to be sent.
     StrangerReplies,
     /// The marks of strangers' messages.
@@ -41,10 +45,23 @@ pub(super) enum Counter {
 }
 
 /// How many there are, and their bytes; or a change of both.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(i64, i64)", into = "(i64, i64)")]
 pub(super) struct Count {
     pub number: i64,
     pub bytes: i64,
+}
+
+impl From<(i64, i64)> for Count {
+    fn from((number, bytes): (i64, i64)) -> Self {
+        Self { number, bytes }
+    }
+}
+
+impl From<Count> for (i64, i64) {
+    fn from(Count { number, bytes }: Count) -> Self {
+        (number, bytes)
+    }
 }
 
 impl Count {
@@ -70,10 +87,27 @@ impl Count {
 }
 
 /// Counts, or changes of counts. A count of zero has no entry, so that there are no more entries than rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(Counter, Count)>", into = "Vec<(Counter, Count)>")]
 pub(super) struct Counts(HashMap<Counter, Count>);
 
+impl From<Vec<(Counter, Count)>> for Counts {
+    fn from(counts: Vec<(Counter, Count)>) -> Self {
+        Self(counts.into_iter().collect())
+    }
+}
+
+impl From<Counts> for Vec<(Counter, Count)> {
+    fn from(counts: Counts) -> Self {
+        counts.0.into_iter().collect()
+    }
+}
+
 impl Counts {
+    pub fn iter(&self) -> impl Iterator<Item = (&Counter, &Count)> {
+        self.0.iter()
+    }
+
     pub fn get(&self, counter: &Counter) -> Count {
         self.0.get(counter).copied().unwrap_or_default()
     }
@@ -112,14 +146,15 @@ impl Totals {
         *self.lock() = counts;
     }
 
-    /// Returns the peers with waiting messages.
-    pub fn waiting_peers(&self) -> Vec<String> {
+    /// Returns the peers with waiting messages: all of them, or those of one node.
+    pub fn waiting_peers(&self, node: Option<i64>) -> Vec<String> {
         let counts = self.lock();
-        counts
-            .0
-            .keys()
-            .filter_map(|counter| if let Counter::UnsentTo(peer) = counter { Some(peer.clone()) } else { None })
-            .collect()
+        let peers = counts.0.keys().filter_map(|counter| match (counter, node) {
+            (Counter::UnsentTo(peer), None) => Some(peer.clone()),
+            (Counter::UnsentBy(by, peer), Some(node)) if *by == node => Some(peer.clone()),
+            _ => None,
+        });
+        peers.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {

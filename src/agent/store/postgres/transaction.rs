@@ -9,6 +9,8 @@ use tokio_postgres::{Error, Row};
 
 use super::{
     errors::is_lost,
+    log::Entry,
+    node::Node,
     session::{Parameters, Session},
     totals::{Count, Counter, Counts, Totals},
 };
@@ -19,17 +21,18 @@ pub(super) struct Transaction<'s> {
     session: &'s Session,
     totals: &'s Totals,
     limits: &'s StoreLimits,
-    /// What the transaction has changed in the totals.
-    changes: Mutex<Counts>,
+    node: &'s Node,
+    /// What the transaction has changed.
+    changes: Mutex<Entry>,
     /// Whether a statement has failed. PostgreSQL then refuses all others, and would make a rollback of a COMMIT.
     failed: AtomicBool,
     lost: AtomicBool,
 }
 
 impl<'s> Transaction<'s> {
-    pub fn new(session: &'s Session, totals: &'s Totals, limits: &'s StoreLimits) -> Self {
+    pub fn new(session: &'s Session, totals: &'s Totals, limits: &'s StoreLimits, node: &'s Node) -> Self {
         let (failed, lost) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { session, totals, limits, changes: Mutex::default(), failed, lost }
+        Self { session, totals, limits, node, changes: Mutex::default(), failed, lost }
     }
 
     /// The transaction for one request.
@@ -52,13 +55,13 @@ impl<'s> Transaction<'s> {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Returns what has changed in the totals so far.
-    pub fn changes(&self) -> Counts {
+    /// Returns what has changed so far.
+    pub fn changes(&self) -> Entry {
         self.lock().clone()
     }
 
     /// Forgets what has changed after a savepoint that was rolled back.
-    pub fn roll_back_to(&self, changes: Counts) {
+    pub fn roll_back_to(&self, changes: Entry) {
         *self.lock() = changes;
         self.failed.store(false, Ordering::Relaxed);
     }
@@ -72,7 +75,7 @@ impl<'s> Transaction<'s> {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Counts> {
+    fn lock(&self) -> MutexGuard<'_, Entry> {
         self.changes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -119,13 +122,25 @@ impl Db<'_> {
 
     /// Returns a count as this transaction sees it.
     pub fn count(&self, counter: &Counter) -> Count {
-        self.transaction.totals.get(counter).plus(self.transaction.lock().get(counter))
+        self.transaction.totals.get(counter).plus(self.transaction.lock().counts.get(counter))
     }
 
     /// Notes changes of the totals, which count from the commit on. The request makes the changes in the database too.
     pub fn add(&self, note: impl FnOnce(&mut Counts)) {
         self.note_change(true);
-        note(&mut self.transaction.lock());
+        note(&mut self.transaction.lock().counts);
+    }
+
+    /// This agent among the nodes.
+    pub fn node(&self) -> &Node {
+        self.transaction.node
+    }
+
+    /// Notes something for other nodes, if there can be any.
+    pub fn tell(&self, note: impl FnOnce(&mut Entry)) {
+        if self.transaction.node.is_shared() {
+            note(&mut self.transaction.lock());
+        }
     }
 
     fn note_change(&self, is_changed: bool) {

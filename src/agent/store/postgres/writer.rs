@@ -16,18 +16,20 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use super::{
+    adoption::beat,
     errors::{is_lost, store_error},
+    node::Node,
     options::PostgresOptions,
     ownership::Owned,
-    request::{Keys, WriteRequest},
+    request::{Keys, WriteRequest, request},
     totals::Totals,
     transaction::Transaction,
 };
-use crate::agent::store::{error::StoreError, limits::StoreLimits};
+use crate::agent::store::{error::StoreError, limits::StoreLimits, node::Hint};
 
 /// The most requests that share one transaction.
 const BATCH: usize = 256;
@@ -38,6 +40,9 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// How long the outcome of a COMMIT is asked for whose answer was lost.
 const LONGEST_DOUBT: Duration = Duration::from_secs(20);
 
+/// How often a node shows that it lives, and looks whether the others do.
+const BEAT: Duration = Duration::from_secs(2);
+
 type Request = Box<dyn WriteRequest>;
 
 /// The writer, and what it holds until it ends.
@@ -46,6 +51,7 @@ pub(super) struct Writer {
     pub(super) limits: StoreLimits,
     pub(super) totals: Arc<Totals>,
     pub(super) commits: Arc<AtomicU64>,
+    pub(super) node: Arc<Node>,
     /// `None` after a connection was lost.
     pub(super) owned: Option<Owned>,
     /// Why and when the last attempt to connect failed.
@@ -56,10 +62,10 @@ pub(super) struct Writer {
 enum Failure {
     /// The connection was lost before the COMMIT was sent: nothing of the batch is in the database.
     Lost(StoreError),
-    /// Another agent has taken the database.
+    /// Others have taken the database, or this node's work.
     Taken,
-    /// The connection was lost during the COMMIT of the transaction with this number.
-    InDoubt(i64, StoreError),
+    /// The connection was lost during the COMMIT of a transaction: the numbers of the node and of the transaction.
+    InDoubt((i64, i64), StoreError),
     /// The server has refused the transaction. Nothing of the batch is in the database.
     Refused(StoreError),
 }
@@ -68,15 +74,60 @@ impl Writer {
     /// Serves requests until the queue is closed. Then releases the database.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let mut requests = Vec::with_capacity(BATCH);
-        while queue.recv_many(&mut requests, BATCH).await > 0 {
-            let committed = self.write(&mut requests).await;
-            for request in requests.drain(..) {
-                request.answer(committed.clone());
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                received = queue.recv_many(&mut requests, BATCH) => Event::Requests(received),
+                _ = beats.tick(), if self.node.is_shared() => Event::Beat,
+                is_leaving = heard_something(self.owned.as_ref()), if self.node.is_shared() => match is_leaving {
+                    true => Event::Beat,
+                    false => Event::News,
+                },
+            };
+            match event {
+                Event::Requests(0) => break,
+                Event::Requests(_) => {
+                    let committed = self.write(&mut requests).await;
+                    for request in requests.drain(..) {
+                        request.answer(committed.clone());
+                    }
+                }
+                Event::Beat => self.beat().await,
+                Event::News => self.look().await,
             }
         }
         if let Some(owned) = self.owned {
             owned.release().await;
         }
+    }
+
+    /// Shows that this node lives, and takes over the work of nodes that do not.
+    async fn beat(&mut self) {
+        let (beat, outcome) = request(Keys::All, (), |db, ()| Box::pin(beat(db, false)));
+        let mut beat = [beat];
+        let committed = self.write(&mut beat).await;
+        let [beat] = beat;
+        beat.answer(committed);
+        if let Ok(Err(error)) = outcome.await {
+            tracing::debug!(%error, "node could not show that it lives");
+        }
+    }
+
+    /// Hears what other nodes have done.
+    async fn look(&mut self) {
+        let Some(owned) = &self.owned else { return };
+        if let Err(error) = owned.look(&self.totals).await
+            && (is_lost(&error) || owned.is_lost())
+        {
+            self.lose();
+        }
+    }
+
+    /// Gives the connection up. Its sessions end.
+    fn lose(&mut self) {
+        self.owned = None;
+        self.node.lost();
     }
 
     /// Runs the requests in one transaction. After an error, none of their changes is made. Tries again if the connection was
@@ -88,15 +139,19 @@ impl Writer {
                 Ok(()) => break,
                 Err(Failure::Refused(error)) => return Err(error),
                 Err(Failure::Lost(error)) => {
-                    self.owned = None;
+                    self.lose();
                     error
                 }
                 Err(Failure::Taken) => {
-                    self.owned = None;
+                    self.lose();
+                    // What a node that slept wants to change may be another one's by now.
+                    if self.node.is_shared() {
+                        return Err(self.taken());
+                    }
                     self.taken()
                 }
                 Err(Failure::InDoubt(id, error)) => {
-                    self.owned = None;
+                    self.lose();
                     match self.was_committed(id).await {
                         Some(true) => break,
                         Some(false) => error,
@@ -114,7 +169,10 @@ impl Writer {
     }
 
     fn taken(&self) -> StoreError {
-        StoreError::Unavailable(format!("another agent has taken the database {}", self.options.name()))
+        StoreError::Unavailable(match self.node.is_shared() {
+            true => "this node was silent for too long, and others have taken over its work".to_owned(),
+            false => format!("another agent has taken the database {}", self.options.name()),
+        })
     }
 
     async fn try_write(&mut self, requests: &mut [Request]) -> Result<(), Failure> {
@@ -122,7 +180,7 @@ impl Writer {
         let Some(owned) = &self.owned else { return Ok(()) };
         // A request whose changes are to be rolled back is rare, and so is one that meets another one's change.
         for with_savepoints in [false, true] {
-            if attempt(owned, requests, &self.totals, &self.limits, with_savepoints).await? {
+            if attempt(owned, requests, (&self.totals, &self.limits, &self.node), with_savepoints).await? {
                 return Ok(());
             }
         }
@@ -135,16 +193,17 @@ impl Writer {
             return Ok(());
         }
         // The sessions end before others begin: the lock is free then.
-        self.owned = None;
+        self.lose();
         if let Some((error, since)) = &self.failure
             && since.elapsed() < RECONNECT_PAUSE
         {
             return Err(error.clone());
         }
-        match Owned::take(&self.options, &self.totals).await {
+        match Owned::take(&self.options, &self.totals, &self.node).await {
             Ok(owned) => {
                 tracing::info!(database = self.options.name(), "connected to PostgreSQL again");
                 (self.owned, self.failure) = (Some(owned), None);
+                self.node.tell(&[Hint::Anything]);
                 Ok(())
             }
             Err(error) => {
@@ -156,7 +215,7 @@ impl Writer {
     }
 
     /// Finds out whether a transaction was committed whose COMMIT got no answer. Taking the database has waited for its end.
-    async fn was_committed(&mut self, id: i64) -> Option<bool> {
+    async fn was_committed(&mut self, id: (i64, i64)) -> Option<bool> {
         let start = Instant::now();
         while start.elapsed() < LONGEST_DOUBT {
             if self.take().await.is_ok()
@@ -164,7 +223,7 @@ impl Writer {
             {
                 match owned.was_committed(id).await {
                     Ok(was_committed) => return was_committed,
-                    Err(_) => self.owned = None,
+                    Err(_) => self.lose(),
                 }
             }
             sleep(RECONNECT_PAUSE).await;
@@ -173,20 +232,35 @@ impl Writer {
     }
 }
 
+/// What the writer does next.
+enum Event {
+    /// Write this many requests; 0: the queue is closed.
+    Requests(usize),
+    Beat,
+    News,
+}
+
+/// Waits until another node has written or leaves. Returns whether one leaves.
+async fn heard_something(owned: Option<&Owned>) -> bool {
+    match owned {
+        Some(owned) => owned.heard_something().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Runs the requests in one transaction. Returns false if that needs savepoints; then nothing is committed.
 async fn attempt(
     owned: &Owned,
     requests: &mut [Request],
-    totals: &Totals,
-    limits: &StoreLimits,
+    (totals, limits, node): (&Totals, &StoreLimits, &Node),
     with_savepoints: bool,
 ) -> Result<bool, Failure> {
     let lost = |error| match is_lost(&error) || owned.is_lost() {
         true => Failure::Lost(store_error(error)),
         false => Failure::Refused(store_error(error)),
     };
-    let id = match owned.begin().await {
-        Ok(Some(id)) => id,
+    let id = match owned.begin(totals).await {
+        Ok(Some(batch)) => (node.number(), batch),
         Ok(None) => {
             let _ = owned.session.run("ROLLBACK").await;
             return Err(Failure::Taken);
@@ -197,7 +271,7 @@ async fn attempt(
             return Err(lost(error));
         }
     };
-    let transaction = Transaction::new(&owned.session, totals, limits);
+    let transaction = Transaction::new(&owned.session, totals, limits, node);
     let worked = match with_savepoints {
         true => one_by_one(&transaction, requests).await.map(|()| true),
         false => Ok(at_once(&transaction, requests).await),
@@ -206,9 +280,12 @@ async fn attempt(
         return Err(Failure::Lost(StoreError::Unavailable("the connection to PostgreSQL was lost".to_owned())));
     }
     let error = match worked {
-        Ok(true) if !transaction.has_failed() => match owned.session.run("COMMIT").await {
+        Ok(true) if !transaction.has_failed() => match owned.commit(&transaction.changes()).await {
             Ok(()) => {
-                totals.commit(transaction.changes());
+                let entry = transaction.changes();
+                let hints = if entry.is_adoption() { entry.hints(node.number()) } else { Vec::new() };
+                totals.commit(entry.counts);
+                node.tell(&hints);
                 return Ok(true);
             }
             Err(error) if is_lost(&error) || owned.session.is_closed() => {

@@ -1,0 +1,107 @@
+//! What nodes tell one another: the log, with an entry for each transaction that changed something.
+//!
+//! The transactions of all nodes follow one another, so each node reads all entries before its next transaction, and none comes
+//! late. From an entry, another node takes how the totals have changed, and the hints for its agent.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::totals::{Counter, Counts};
+use crate::agent::store::node::Hint;
+
+/// The most deliveries that an entry names. With more of them, the hint for one is enough.
+const MAX_DELIVERIES: usize = 100;
+
+/// What a transaction has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Entry {
+    /// How the totals have changed.
+    pub counts: Counts,
+    /// The ids of new deliveries.
+    deliveries: Vec<String>,
+    /// Whether there is a new event.
+    has_event: bool,
+    /// The kinds of changed records.
+    kinds: BTreeSet<String>,
+    /// The node that has taken over what another node had.
+    adopted_by: Option<i64>,
+}
+
+impl Entry {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn delivered(&mut self, id: &str) {
+        if self.deliveries.len() < MAX_DELIVERIES {
+            self.deliveries.push(id.to_owned());
+        }
+    }
+
+    pub fn recorded(&mut self) {
+        self.has_event = true;
+    }
+
+    pub fn changed(&mut self, kind: &str) {
+        if !self.kinds.contains(kind) {
+            self.kinds.insert(kind.to_owned());
+        }
+    }
+
+    pub fn adopted(&mut self, by: i64) {
+        self.adopted_by = Some(by);
+    }
+
+    /// Whether this transaction has taken over what another node had.
+    pub fn is_adoption(&self) -> bool {
+        self.adopted_by.is_some()
+    }
+
+    /// What a node with this number hears from the entry.
+    pub fn hints(&self, node: i64) -> Vec<Hint> {
+        let outgoing = self.counts.iter().filter_map(|(counter, count)| match counter {
+            Counter::UnsentBy(by, peer) if count.number > 0 => {
+                Some(Hint::Outgoing { peer: peer.clone(), is_here: *by == node })
+            }
+            _ => None,
+        });
+        let delivered = self.deliveries.iter().map(|id| Hint::Delivered { id: id.clone() });
+        let recorded = self.has_event.then_some(Hint::Recorded);
+        let changed = self.kinds.iter().map(|kind| Hint::Changed { kind: kind.clone() });
+        let pending = (self.adopted_by == Some(node)).then_some(Hint::Pending);
+        outgoing.chain(delivered).chain(recorded).chain(changed).chain(pending).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::store::postgres::totals::Count;
+
+    #[test]
+    fn an_entry_survives_the_log_and_gives_hints() {
+        let mut entry = Entry::default();
+        assert!(entry.is_empty());
+        entry.counts.add(Counter::UnsentBy(7, "did:example:bob".to_owned()), Count::of(2, 0));
+        entry.counts.add(Counter::UnsentBy(7, "did:example:eve".to_owned()), Count::of(-1, 0));
+        entry.counts.add(Counter::Pending, Count::of(1, 100));
+        entry.delivered("d1");
+        entry.changed("blocked");
+        entry.adopted(7);
+        let text = serde_json::to_string(&entry).unwrap();
+        let read: Entry = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, entry);
+        let outgoing = |is_here| Hint::Outgoing { peer: "did:example:bob".to_owned(), is_here };
+        let (delivered, changed) =
+            (Hint::Delivered { id: "d1".to_owned() }, Hint::Changed { kind: "blocked".to_owned() });
+        assert_eq!(read.hints(7), [outgoing(true), delivered.clone(), changed.clone(), Hint::Pending]);
+        assert_eq!(read.hints(8), [outgoing(false), delivered, changed]);
+        // A later release may tell more.
+        let later = r#"{"counts":[["Pending",[1,2]]],"more":{}}"#;
+        assert_eq!(serde_json::from_str::<Entry>(later).unwrap().counts.get(&Counter::Pending), Count::of(1, 2));
+        let unknown = r#"{"counts":[["Unheard",[1,2]]]}"#;
+        assert!(serde_json::from_str::<Entry>(unknown).is_err(), "counted again");
+    }
+}

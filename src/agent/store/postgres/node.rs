@@ -1,0 +1,120 @@
+//! This agent among the nodes that share the database.
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicI64, Ordering},
+};
+
+use tokio::sync::watch;
+
+use crate::agent::store::node::{Hint, HintListener};
+
+/// This agent: a node, or the only agent of the database.
+pub(super) struct Node {
+    /// `None` if the agent has the database for itself.
+    name: Option<String>,
+    /// The number in the table `nodes`; 0 before the agent has joined.
+    number: AtomicI64,
+    /// How many transactions were begun.
+    batches: AtomicI64,
+    /// The last entry of the log that was read.
+    heard: AtomicI64,
+    /// The nodes whose work nobody has taken over, this one among them.
+    nodes: Mutex<Vec<i64>>,
+    leads: watch::Sender<bool>,
+    listener: Mutex<Option<HintListener>>,
+}
+
+impl Node {
+    pub fn new(name: Option<&str>) -> Self {
+        Self {
+            name: name.map(str::to_owned),
+            number: AtomicI64::new(0),
+            batches: AtomicI64::new(0),
+            heard: AtomicI64::new(0),
+            nodes: Mutex::default(),
+            // The only agent leads, whether the database can be reached or not.
+            leads: watch::Sender::new(name.is_none()),
+            listener: Mutex::default(),
+        }
+    }
+
+    /// The name of the node; empty if the agent has the database for itself.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// Whether other agents may use the database.
+    pub fn is_shared(&self) -> bool {
+        self.name.is_some()
+    }
+
+    pub fn number(&self) -> i64 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// The number of the node whose work this agent does; `None` if it does all work.
+    pub fn worker(&self) -> Option<i64> {
+        self.is_shared().then(|| self.number())
+    }
+
+    /// Returns the number of the next transaction.
+    pub fn next_batch(&self) -> i64 {
+        self.batches.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub fn heard(&self) -> i64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the log was read, or written by this node, up to an entry.
+    pub fn has_heard(&self, entry: i64) {
+        self.heard.fetch_max(entry, Ordering::Relaxed);
+    }
+
+    /// The agent has joined. What the others have done before was not heard.
+    pub fn joined(&self, number: i64, heard: i64) {
+        self.number.store(number, Ordering::Relaxed);
+        self.heard.store(heard, Ordering::Relaxed);
+    }
+
+    /// The nodes whose work nobody has taken over, this one among them.
+    pub fn nodes(&self) -> Vec<i64> {
+        self.lock_nodes().clone()
+    }
+
+    /// Notes the nodes: those whose work nobody has taken over, and those of them that live, both in the order of their numbers.
+    pub fn note_nodes(&self, nodes: Vec<i64>, living: &[i64]) {
+        *self.lock_nodes() = nodes;
+        let leads = living.first() == Some(&self.number());
+        self.leads.send_if_modified(|now| std::mem::replace(now, leads) != leads);
+    }
+
+    /// The connection is lost: others may lead by now.
+    pub fn lost(&self) {
+        if self.is_shared() {
+            self.leads.send_if_modified(std::mem::take);
+        }
+    }
+
+    /// Whether this node leads.
+    pub fn leads(&self) -> watch::Receiver<bool> {
+        self.leads.subscribe()
+    }
+
+    pub fn listen(&self, listener: HintListener) {
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(listener);
+    }
+
+    /// Gives the agent hints.
+    pub fn tell(&self, hints: &[Hint]) {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listener) = listener.as_ref().filter(|_| !hints.is_empty()) {
+            listener(hints);
+        }
+    }
+
+    fn lock_nodes(&self) -> MutexGuard<'_, Vec<i64>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
