@@ -270,7 +270,7 @@ impl From<StoreError> for Failure {
         let message = error.to_string();
         match error {
             StoreError::InUse(_) => Self::new("agent-there", message)
-                .hint("a store can be used by one agent at a time: stop the other agent first"),
+                .hint("stop the other agent first, or give each agent that shares a database in PostgreSQL a `node` of its own"),
             StoreError::TooNew { .. } => Self::new("store-too-new", message),
             StoreError::Full(_) => Self::new("store-full", message),
             StoreError::Unavailable(_) => Self::new("store-unavailable", message),

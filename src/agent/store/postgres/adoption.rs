@@ -4,7 +4,7 @@
 //! the second at once; a process or machine that hangs by the first.
 
 use super::{
-    ownership::nodes_lock_columns,
+    locks::is_node_locked,
     request::Outcome,
     session::{Parameters, params},
     text::{stored, text},
@@ -22,9 +22,9 @@ pub(super) async fn beat(db: &Db<'_>, joins: bool) -> Outcome<()> {
     let number = node.number();
     let end = format!(
         "UPDATE nodes SET ended = clock_timestamp() WHERE ended IS NULL AND number <> $1
-            AND (lease <= clock_timestamp() OR NOT EXISTS (SELECT FROM pg_locks WHERE {}))
+            AND (lease <= clock_timestamp() OR NOT {})
         RETURNING number",
-        nodes_lock_columns("nodes.number")
+        is_node_locked("nodes.number")
     );
     let ended: Vec<i64> = db.change(&end, params![number]).await?.iter().map(|row| row.get(0)).collect();
     if !ended.is_empty() {

@@ -18,6 +18,7 @@ mod cursors;
 mod envelopes;
 mod errors;
 mod events;
+mod locks;
 mod log;
 mod node;
 mod options;

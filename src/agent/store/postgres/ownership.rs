@@ -21,6 +21,7 @@ use super::{
     adoption::beat,
     cursors,
     errors::store_error,
+    locks::{MIGRATION_LOCK, OWNER_LOCK, SCHEMA_NUMBER, TRANSACTION_LOCK, is_node_locked, node_lock},
     log::Entry,
     node::Node,
     options::PostgresOptions,
@@ -33,32 +34,12 @@ use super::{
 };
 use crate::agent::store::{error::StoreError, limits::StoreLimits, node::Hint, tables::COPIED};
 
-/// The first of the two numbers of the advisory locks: "Clav" in ASCII, and the numbers after it. The second number is the
-/// PostgreSQL schema that the tables are in.
-const OWNER_LOCK: i32 = 0x436c_6176;
-const TRANSACTION_LOCK: i32 = 0x436c_6177;
-const MIGRATION_LOCK: i32 = 0x436c_6178;
-/// The second number of the locks, in SQL.
-pub(super) const SCHEMA_NUMBER: &str = "(current_schema()::regnamespace::oid::int8 & 2147483647)::int4";
 /// The lease of a node, in SQL. Each transaction renews it.
 const LEASE: &str = "CASE WHEN name = '' THEN 'infinity' ELSE clock_timestamp() + interval '15 s' END";
 
 /// How often, and with which pause, the lock is tried: the server needs a moment to notice that a process was killed.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// An expression for the lock of the node with a number.
-fn node_lock(number: &str) -> String {
-    format!("(({SCHEMA_NUMBER}::int8 << 32) | ({number} & 4294967295))")
-}
-
-/// A condition on the view `pg_locks`: the lock of the node with this number.
-pub(super) fn nodes_lock_columns(number: &str) -> String {
-    format!(
-        "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid::int8 = {SCHEMA_NUMBER} AND objid::int8 = ({number} & 4294967295) AND objsubid = 1 AND granted"
-    )
-}
 
 /// The sessions of an agent that has joined.
 pub(super) struct Owned {
@@ -75,8 +56,16 @@ impl Owned {
     /// # Errors
     /// [`StoreError::InUse`] if others have the lock, and those of [`super::PostgresStore::open`].
     pub async fn take(options: &PostgresOptions, totals: &Totals, node: &Arc<Node>) -> Result<Self, StoreError> {
+        for _ in 1..TRIES {
+            let locked = Locked::take(options, node.is_shared()).await?;
+            locked.migrate().await?;
+            match locked.join(Some(totals), node).await {
+                // A node with this name that was killed, perhaps.
+                Err(StoreError::InUse(_)) => sleep(PAUSE).await,
+                joined => return joined,
+            }
+        }
         let locked = Locked::take(options, node.is_shared()).await?;
-        locked.migrate().await?;
         locked.join(Some(totals), node).await
     }
 
@@ -346,13 +335,13 @@ async fn enter(lock: &Session, session: &Session, node: &Node) -> Result<i64, St
     session.execute(end, params![node.number(), node.is_shared()]).await.map_err(store_error)?;
     let namesake = format!(
         "SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() AND name = $1
-            AND EXISTS (SELECT FROM pg_locks WHERE {})",
-        nodes_lock_columns("nodes.number")
+            AND {}",
+        is_node_locked("nodes.number")
     );
     if let Some(row) = session.first(&namesake, params![node.name()]).await.map_err(store_error)? {
         let _ = session.run("ROLLBACK").await;
         let number: i64 = row.get(0);
-        return Err(StoreError::InUse(format!("another agent is the node {} (number {number})", node.name())));
+        return Err(StoreError::InUse(format!("as the node {}, number {number}", node.name())));
     }
     let enter = format!(
         "INSERT INTO nodes (name, release, lease, heard)

@@ -1,6 +1,7 @@
 //! The schema, and its migrations.
 
 use super::errors::store_error;
+use super::locks::{SCHEMA_NUMBER, TRANSACTION_LOCK};
 use super::session::{Session, params};
 use crate::agent::store::{
     error::StoreError,
@@ -117,7 +118,11 @@ pub(super) async fn create_copy(session: &Session, source: i64) -> Result<(), St
 }
 
 async fn apply(session: &Session, sql: &str, number: i64) -> Result<(), tokio_postgres::Error> {
-    session.run("BEGIN; SET LOCAL statement_timeout = 0").await?;
+    // Other nodes do not write meanwhile: they could wait for a table that this transaction has, and this one for theirs.
+    let begin = format!(
+        "BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})"
+    );
+    session.run(&begin).await?;
     run(session, sql, number).await?;
     session.run("COMMIT").await
 }
