@@ -8,7 +8,7 @@ use std::{
 
 use claviger::{
     agent::store::{PostgresOptions, PostgresStore, SqliteStore, Store, StoreError, StoreLimits, StoreLocation},
-    net::client_config,
+    net::{TlsError, client_config},
 };
 
 use super::{config::Config, failure::Failure};
@@ -28,15 +28,27 @@ pub fn configured(config: &Config) -> Result<StoreLocation, Failure> {
     let path = |file: &PathBuf| config.base.join(file);
     let (password_file, ca) = (store.password_file.as_ref().map(path), config.daemon.net.ca.as_ref().map(path));
     let connection = Connection { password_file: password_file.as_deref(), ca: ca.as_deref() };
-    let options = connection.to(url, |what, why| Failure::usage("bad-config", format!("{what} in [store]: {why}")))?;
-    if options.has_unix_socket() {
-        // The sandbox allows no new connections to Unix sockets, whose servers may do anything for the agent's user.
-        let message = "url in [store] names a Unix socket, which the agent's sandbox cannot reach";
-        return Err(
-            Failure::usage("bad-config", message).hint("name an address, such as 127.0.0.1, and a password_file")
-        );
+    let wrong = |what: &str, why: String| Failure::usage("bad-config", format!("{what} in [store]: {why}"));
+    let mut options = connection.to(url, wrong)?;
+    check_socket("url", &options)?;
+    if let Some(url) = &store.listen_url {
+        let tls = client_config(connection.ca).map_err(bad_certificate)?;
+        options = options.with_direct_url(url, &tls).map_err(|error| wrong("listen_url", error.to_string()))?;
+        check_socket("listen_url", &options)?;
+    }
+    if let Some(node) = &store.node {
+        options = options.as_node(node).map_err(|error| wrong("node", error.to_string()))?;
     }
     Ok(StoreLocation::Postgres(Box::new(options)))
+}
+
+/// The sandbox allows no new connections to Unix sockets, whose servers may do anything for the agent's user.
+fn check_socket(name: &str, options: &PostgresOptions) -> Result<(), Failure> {
+    if !options.has_unix_socket() {
+        return Ok(());
+    }
+    let message = format!("{name} in [store] names a Unix socket, which the agent's sandbox cannot reach");
+    Err(Failure::usage("bad-config", message).hint("name an address, such as 127.0.0.1, and a password_file"))
 }
 
 /// Returns the store with this path or URL.
@@ -55,7 +67,8 @@ pub fn named(name: &str, connection: &Connection<'_>) -> Result<StoreLocation, F
     }
 }
 
-/// Returns the addresses of a database that are known without the DNS. No URL of a peer may lead there.
+/// Returns the addresses of a database, and of the pooler before it, that are known without the DNS. No URL of a peer may lead
+/// there.
 pub fn addresses(location: &StoreLocation) -> Vec<SocketAddr> {
     match location {
         StoreLocation::Postgres(options) => options.literal_addresses(),
@@ -85,10 +98,14 @@ pub async fn try_connect(location: &StoreLocation) -> Result<(), StoreError> {
 impl Connection<'_> {
     /// Reads what the connection needs. `wrong` makes the failure from what is wrong, and why.
     fn to(&self, url: &str, wrong: impl Fn(&str, String) -> Failure) -> Result<PostgresOptions, Failure> {
-        let tls = client_config(self.ca).map_err(|error| Failure::usage("bad-certificate", error.to_string()))?;
+        let tls = client_config(self.ca).map_err(bad_certificate)?;
         let options = PostgresOptions::from_url(url, &tls).map_err(|error| wrong("url", error.to_string()))?;
         let Some(file) = self.password_file else { return Ok(options) };
         let with_password = options.with_password_file(file);
         with_password.map_err(|error| wrong("password_file", format!("{}: {error}", file.display())))
     }
+}
+
+fn bad_certificate(error: TlsError) -> Failure {
+    Failure::usage("bad-certificate", error.to_string())
 }

@@ -31,8 +31,14 @@ impl DaemonConfig {
         if self.store.url.is_some() && self.store.path.is_some() {
             return Err(invalid("[store] has both path and url: the store is either a file or a database"));
         }
-        if self.store.password_file.is_some() && self.store.url.is_none() {
-            return Err(invalid("[store] has password_file without url: a file needs no password"));
+        for (name, is_set, why) in [
+            ("listen_url", self.store.listen_url.is_some(), "it is for a database behind a pooler"),
+            ("node", self.store.node.is_some(), "only a database in PostgreSQL is shared by several agents"),
+            ("password_file", self.store.password_file.is_some(), "a file needs no password"),
+        ] {
+            if is_set && self.store.url.is_none() {
+                return Err(invalid(&format!("[store] has {name} without url: {why}")));
+            }
         }
         if self.store.strangers_percent > 100 || self.store.known_peer_percent > 100 {
             return Err(invalid("strangers_percent or known_peer_percent in [store] is more than 100"));

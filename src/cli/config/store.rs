@@ -12,12 +12,18 @@ use serde::Deserialize;
 pub struct StoreSection {
     /// The file of the database in SQLite. Without it and `url`: `agent/agent.db` in `state_dir`.
     pub path: Option<PathBuf>,
-    /// The database in PostgreSQL, instead of `path`: `postgres://USER@HOST:PORT/DATABASE`. One agent uses it at a time. Unless
-    /// HOST is this machine, the connection is TLS, and the server's certificate must be by an authority of the system or of
-    /// `ca` in `[net]`; with `?sslmode=disable` the connection is not encrypted.
+    /// The database in PostgreSQL, instead of `path`: `postgres://USER@HOST:PORT/DATABASE`. One agent uses it at a time, unless
+    /// `node` is set. Unless HOST is this machine, the connection is TLS, and the server's certificate must be by an authority of
+    /// the system or of `ca` in `[net]`; with `?sslmode=disable` the connection is not encrypted.
     pub url: Option<String>,
-    /// The file whose first line is the password for `url`.
+    /// The same database at the server itself, if `url` leads to a pooler in transaction mode. Locks and notices need it. The
+    /// rules for `url` hold, and the user and the password are the same.
+    pub listen_url: Option<String>,
+    /// The file whose first line is the password for `url` and `listen_url`.
     pub password_file: Option<PathBuf>,
+    /// The name of this agent among several that share the database of `url`: 1 to 32 characters of `a-z`, `0-9` and `-`. No two
+    /// of them have the same name.
+    pub node: Option<String>,
     /// Bytes of received messages that wait to be unpacked, at most. Beyond this limit, no message is accepted.
     pub max_waiting_bytes: u64,
     /// Received messages for one of our DIDs that wait to be unpacked, at most.
@@ -78,7 +84,9 @@ impl Default for StoreSection {
         Self {
             path: None,
             url: None,
+            listen_url: None,
             password_file: None,
+            node: None,
             max_waiting_bytes: limits.max_envelope_bytes,
             max_waiting_for: limits.max_envelopes_for,
             max_waiting_bytes_for: limits.max_envelope_bytes_for,

@@ -1,7 +1,7 @@
 //! Where the server is, and how it is reached.
 
 use std::{
-    fmt, io,
+    fmt, io, iter,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -23,6 +23,8 @@ const DEFAULT_PORT: u16 = 5432;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this time without an acknowledgement by the server's machine, the connection counts as lost.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+/// The most characters of a node's name.
+const LONGEST_NODE: usize = 32;
 
 /// A database in PostgreSQL.
 #[derive(Clone)]
@@ -32,6 +34,8 @@ pub struct PostgresOptions {
     tls: Option<Tls>,
     name: String,
     node: Option<String>,
+    /// The connection to the server itself, if this one leads to a pooler.
+    direct: Option<Box<Self>>,
 }
 
 impl PostgresOptions {
@@ -82,12 +86,17 @@ impl PostgresOptions {
         let mut tls = tls.clone();
         // The name of the protocol since PostgreSQL 17.
         tls.alpn_protocols = vec![b"postgresql".to_vec()];
-        Ok(Self { config, tls: is_encrypted.then(|| Tls::new(Arc::new(tls))), name, node: None })
+        let tls = is_encrypted.then(|| Tls::new(Arc::new(tls)));
+        Ok(Self { config, tls, name, node: None, direct: None })
     }
 
-    /// The same database, with the password of the user.
+    /// The same database, with the password of the user, who is the same at the pooler and at the server.
     pub fn with_password(mut self, password: impl AsRef<[u8]>) -> Self {
+        let password = password.as_ref();
         self.config.password(password);
+        if let Some(direct) = &mut self.direct {
+            direct.config.password(password);
+        }
         self
     }
 
@@ -99,42 +108,82 @@ impl PostgresOptions {
         Ok(self.with_password(secret_file::read_password_line(path)?.as_bytes()))
     }
 
-    /// The same database, which the agent shares with others as the node with this name.
+    /// The same database through a pooler in transaction mode, such as pgbouncer: the URL of these options leads to the pooler,
+    /// and `url` to the server itself. Both have the same rules, and the same password.
+    ///
+    /// The store then relies on nothing that a session keeps from one transaction to the next, but for a lock that it has on a
+    /// direct connection. A pooler in session mode needs no direct connection.
     ///
     /// # Errors
-    /// [`StoreError::Unusable`] unless the name has 1 to 32 characters of a-z, 0-9 and -.
-    pub fn as_node(mut self, name: &str) -> Result<Self, StoreError> {
-        let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if !(1..=32).contains(&name.len()) || !name.bytes().all(is_valid) {
-            let why = "has a wrong name of its node: it has 1 to 32 characters of a-z, 0-9 and -";
-            return Err(StoreError::Unusable(why.to_owned()));
+    /// [`StoreError::Unusable`] if the URL is wrong. The error does not quote the URL.
+    pub fn with_direct_url(mut self, url: &str, tls: &ClientConfig) -> Result<Self, StoreError> {
+        let mut direct = Self::from_url(url, tls)?;
+        if let Some(password) = self.config.get_password() {
+            direct.config.password(password);
         }
-        self.node = Some(name.to_owned());
+        direct.node.clone_from(&self.node);
+        self.direct = Some(Box::new(direct));
         Ok(self)
     }
 
-    /// The name of the node; `None` if the agent has the database for itself.
+    /// The same database for several agents, of which this one has a name: 1 to 32 characters of `a-z`, `0-9` and `-`. No two
+    /// agents have the same one. Without a name, one agent has the database.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] if the name has other characters or another length.
+    pub fn as_node(mut self, name: &str) -> Result<Self, StoreError> {
+        let is_right = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '-';
+        if name.is_empty() || name.len() > LONGEST_NODE || !name.chars().all(is_right) {
+            let why = format!("is shared by nodes whose names have 1 to {LONGEST_NODE} characters of a-z, 0-9 and -");
+            return Err(StoreError::Unusable(why));
+        }
+        self.node = Some(name.to_owned());
+        if let Some(direct) = &mut self.direct {
+            direct.node.clone_from(&self.node);
+        }
+        Ok(self)
+    }
+
+    /// The name of this agent among those that share the database. `None`: one agent has the database.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()
     }
 
-    /// The names of the database and of the server, for people.
+    /// Whether the database is reached through a pooler, since there is a direct URL beside the first one.
+    pub fn is_pooled(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// The names of the database and of the server or the pooler, for people.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether the connection is encrypted, and the server proved.
+    /// Whether the connections are encrypted, and the server and the pooler proved.
     pub fn is_encrypted(&self) -> bool {
-        self.tls.is_some()
+        self.each().all(|it| it.tls.is_some())
     }
 
-    /// Whether a server is reached by a Unix socket.
+    /// Whether a server or a pooler is reached by a Unix socket.
     pub fn has_unix_socket(&self) -> bool {
-        self.config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)))
+        self.each().any(|it| it.config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_))))
     }
 
-    /// The addresses of the servers that are known without the DNS.
+    /// The addresses of the servers and poolers that are known without the DNS.
     pub fn literal_addresses(&self) -> Vec<SocketAddr> {
+        self.each().flat_map(Self::own_addresses).collect()
+    }
+
+    /// The database without the pooler, if there is one.
+    pub(super) fn direct(&self) -> &Self {
+        self.direct.as_deref().unwrap_or(self)
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Self> {
+        iter::once(self).chain(self.direct.as_deref())
+    }
+
+    fn own_addresses(&self) -> Vec<SocketAddr> {
         let ports = self.config.get_ports();
         let hosts = self.config.get_hosts().iter().enumerate();
         let addresses = hosts.flat_map(|(index, host)| {
@@ -166,7 +215,9 @@ impl PostgresOptions {
 impl fmt::Debug for PostgresOptions {
     /// Without the password.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("PostgresOptions").field("name", &self.name).finish_non_exhaustive()
+        let mut debug = formatter.debug_struct("PostgresOptions");
+        debug.field("name", &self.name).field("node", &self.node);
+        debug.field("direct", &self.direct.as_ref().map(|direct| &direct.name)).finish_non_exhaustive()
     }
 }
 
@@ -254,5 +305,50 @@ mod tests {
         }
         let debug = format!("{:?}", options("postgres://agent@db.example/store").unwrap().with_password("hunter2"));
         assert!(debug.contains("store at db.example") && !debug.contains("hunter2"), "{debug}");
+    }
+
+    #[test]
+    fn a_pooler_and_its_server_have_the_same_rules() {
+        let tls = crate::net::client_config(None).unwrap();
+        let pooled =
+            |direct: &str| options("postgres://agent@192.0.2.1:6432/store").unwrap().with_direct_url(direct, &tls);
+        let both = pooled("postgres://agent@192.0.2.2/store?sslmode=disable").unwrap();
+        let expected: Vec<SocketAddr> = ["192.0.2.1:6432", "192.0.2.2:5432"].map(|it| it.parse().unwrap()).to_vec();
+        assert_eq!((both.literal_addresses(), both.is_pooled(), both.is_encrypted()), (expected, true, false));
+        assert_eq!((both.name(), both.direct().name()), ("store at 192.0.2.1", "store at 192.0.2.2"));
+        assert!(pooled("postgres:///store?host=/run/postgresql&user=agent").unwrap().has_unix_socket());
+        for wrong in ["postgres://agent:hunter2@db.example/store", "mysql://db.example/hunter2"] {
+            let error = pooled(wrong).expect_err(wrong).to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        // The password is of both, in either order.
+        let alone = options("postgres://agent@192.0.2.1:6432/store").unwrap().with_password("hunter2");
+        assert!(!alone.is_pooled() && std::ptr::eq(alone.direct(), &alone));
+        let direct = "postgres://agent@192.0.2.2/store";
+        for both in [both.with_password("hunter2"), alone.with_direct_url(direct, &tls).unwrap()] {
+            assert_eq!(both.config().get_password(), Some(&b"hunter2"[..]));
+            assert_eq!(both.direct().config().get_password(), Some(&b"hunter2"[..]));
+            let debug = format!("{both:?}");
+            assert!(debug.contains("store at 192.0.2.2") && !debug.contains("hunter2"), "{debug}");
+        }
+    }
+
+    #[test]
+    fn a_node_has_a_short_plain_name() {
+        let tls = crate::net::client_config(None).unwrap();
+        let options = options("postgres://agent@192.0.2.1:6432/store").unwrap();
+        assert_eq!(options.node(), None);
+        let longest = "a".repeat(LONGEST_NODE);
+        for name in ["a", "node-2", &longest] {
+            let before = options.clone().as_node(name).unwrap();
+            let before = before.with_direct_url("postgres://agent@192.0.2.2/store", &tls).unwrap();
+            let after = options.clone().with_direct_url("postgres://agent@192.0.2.2/store", &tls).unwrap();
+            for both in [before, after.as_node(name).unwrap()] {
+                assert_eq!((both.node(), both.direct().node()), (Some(name), Some(name)));
+            }
+        }
+        for name in ["", "A", "a_b", "ä", "a b", &format!("{longest}a")] {
+            assert!(options.clone().as_node(name).is_err(), "{name}");
+        }
     }
 }
