@@ -29,6 +29,8 @@ mod postgres;
 mod quotas;
 mod records;
 mod retention;
+#[cfg(feature = "postgres")]
+mod rolling_update;
 mod sqlite_file;
 mod strangers;
 mod suite;
