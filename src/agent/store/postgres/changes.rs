@@ -28,7 +28,15 @@ use crate::agent::{
 pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcome> {
     let now = now();
     // Checked before the first change: otherwise the whole batch is done again.
-    if !records::are_unchanged(db, &commit.expects, now).await? {
+    let arrived = match &commit.arrived {
+        Some(arrived) => Some((arrived, envelopes::look_up(db, arrived, &commit.expects).await?)),
+        None => None,
+    };
+    let is_unchanged = match &arrived {
+        Some((_, known)) => known.is_unchanged,
+        None => records::are_unchanged(db, &commit.expects, now).await?,
+    };
+    if !is_unchanged {
         return Err(Rollback::Answer(CommitOutcome::Conflict));
     }
     if let Some(room) = &commit.room {
@@ -40,10 +48,12 @@ pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcom
     if let Some(envelope) = commit.envelope {
         envelopes::remove(db, envelope, now).await?;
     }
-    if let Some(arrived) = &commit.arrived {
-        match envelopes::check_arrival(db, arrived).await? {
+    let mut concluded = None;
+    if let Some((arrived, known)) = arrived {
+        match envelopes::check_arrival(db, arrived, &known)? {
             Arrival::Processed => return Ok(CommitOutcome::Duplicate),
             Arrival::Pending(id) => envelopes::remove(db, id, now).await?,
+            Arrival::New { .. } if commit.handled.is_some() => concluded = Some((&arrived.digest[..], now)),
             Arrival::New { .. } => {
                 let remember = "INSERT INTO concluded (digest, time) VALUES ($1, $2)";
                 db.execute(remember, params![&arrived.digest[..], now]).await?;
@@ -52,13 +62,13 @@ pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcom
     }
     let stranger = commit.stranger.as_ref();
     if let Some(handled) = &commit.handled {
-        if !mark_handled(db, handled, stranger).await? {
+        if !mark_handled(db, handled, stranger, concluded).await? {
             return Ok(CommitOutcome::Duplicate);
         }
         for (sender, recipient) in &handled.earlier {
             let (sender, recipient) = (sender.clone(), recipient.clone());
             let earlier = HandledMessage { sender, recipient, ..handled.clone() };
-            if !mark_handled(db, &earlier, stranger).await? {
+            if !mark_handled(db, &earlier, stranger, None).await? {
                 return Err(Rollback::Answer(CommitOutcome::Conflict));
             }
         }
@@ -92,19 +102,26 @@ pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcom
     Ok(CommitOutcome::Committed)
 }
 
-/// Marks a message as handled. Returns false if it has a mark already.
+/// Marks a message as handled, and remembers the digest of its envelope, with the time, in the same statement. Returns false if
+/// the message has a mark already; the digest is remembered all the same.
 async fn mark_handled(
     db: &Db<'_>,
     handled: &HandledMessage,
     stranger: Option<&Stranger>,
+    concluded: Option<(&[u8], Millis)>,
 ) -> Result<bool, tokio_postgres::Error> {
     let mark = handled_mark(&handled.sender, &handled.recipient, &handled.message);
-    let insert = "WITH old AS (SELECT FROM handled WHERE mark = $1)
+    let insert = "WITH old AS (SELECT FROM handled WHERE mark = $1),
+            concluded AS (INSERT INTO concluded (digest, time) SELECT $6::bytea, $7::int8 WHERE $6::bytea IS NOT NULL)
         INSERT INTO handled (mark, until, stranger, created) VALUES ($1, $2, $4, $5)
         ON CONFLICT (mark) DO UPDATE SET until = excluded.until WHERE handled.until <= $3
         RETURNING EXISTS (SELECT FROM old)";
     let created = stranger.and_then(|stranger| stranger.created);
-    let parameters = params![&mark[..], handled.until, handled.received, stranger.is_some(), created];
+    let (digest, time) = concluded.unzip();
+    if concluded.is_some() {
+        db.note_change(true);
+    }
+    let parameters = params![&mark[..], handled.until, handled.received, stranger.is_some(), created, digest, time];
     let Some(row) = db.change(insert, parameters).await?.pop() else { return Ok(false) };
     if stranger.is_some() && !row.get::<_, bool>(0) {
         db.add(|counts| counts.add(Counter::StrangerMarks, Count::of(1, 0)));

@@ -4,6 +4,7 @@ use tokio_postgres::{Error, Row};
 
 use super::{
     queries::quota,
+    records,
     recount::count_envelopes,
     request::{Outcome, Rollback},
     session::{limit_parameter, params},
@@ -17,12 +18,16 @@ use crate::agent::{
     store::{
         digests::record_digest,
         error::StoreError,
-        types::{Attribution, CONNECTION_KIND, ExpiredEnvelope, Millis, NewEnvelope, Postponement, ReceiveOutcome},
+        types::{
+            Attribution, CONNECTION_KIND, Expectation, ExpiredEnvelope, Millis, NewEnvelope, Postponement,
+            ReceiveOutcome,
+        },
     },
 };
 
 pub(super) async fn receive(db: &Db<'_>, envelope: &NewEnvelope) -> Outcome<ReceiveOutcome> {
-    let (unresolved, named_peer) = match check_arrival(db, envelope).await? {
+    let known = look_up(db, envelope, &[]).await?;
+    let (unresolved, named_peer) = match check_arrival(db, envelope, &known)? {
         Arrival::Pending(id) => return Ok(ReceiveOutcome::AlreadyPending(id)),
         Arrival::Processed => return Ok(ReceiveOutcome::AlreadyProcessed),
         Arrival::New { unresolved, named_peer } => (unresolved, named_peer),
@@ -54,27 +59,63 @@ pub(super) enum Arrival {
     New { unresolved: bool, named_peer: Option<String> },
 }
 
-/// Checks whether an envelope is new, and all limits for it.
-pub(super) async fn check_arrival<T>(db: &Db<'_>, envelope: &NewEnvelope) -> Result<Arrival, Rollback<T>> {
-    let connection = match &envelope.attribution {
+/// What the tables have of an envelope that arrives.
+#[derive(Default)]
+pub(super) struct KnownOf {
+    /// The id under which it is pending.
+    pending: Option<i64>,
+    is_processed: bool,
+    /// Whether the connection with the claimed sender is kept; `None` without a connection.
+    is_kept: Option<bool>,
+    /// Whether the records of the commit are as expected.
+    pub is_unchanged: bool,
+}
+
+/// The key of the connection with the claimed sender.
+fn connection_of(envelope: &NewEnvelope) -> Option<&str> {
+    match &envelope.attribution {
         Attribution::Fetched => None,
         Attribution::Resolvable { connection } => connection.as_deref(),
-        Attribution::Unresolvable { connection } => Some(connection.as_str()),
-    };
-    let find = "SELECT (SELECT id FROM envelopes WHERE digest = $1), EXISTS (SELECT FROM concluded WHERE digest = $1),
-        (SELECT peer IS NULL FROM records WHERE digest = $2 AND coalesce(expires > $3, true))";
-    let record = connection.map(|key| record_digest(CONNECTION_KIND, key));
-    let parameters = params![&envelope.digest[..], record.as_ref().map(|digest| &digest[..]), now()];
-    let row = db.first(find, parameters).await?;
-    let (pending, is_processed, is_kept) =
-        row.map_or((None, false, None), |row| (row.get(0), row.get(1), row.get::<_, Option<bool>>(2)));
-    if let Some(id) = pending {
+        Attribution::Unresolvable { connection } => Some(connection),
+    }
+}
+
+/// Looks up an envelope, and the records that its commit expects, in one statement.
+pub(super) async fn look_up(
+    db: &Db<'_>,
+    envelope: &NewEnvelope,
+    expected: &[Expectation],
+) -> Result<KnownOf, tokio_postgres::Error> {
+    let find = format!(
+        "SELECT (SELECT id FROM envelopes WHERE digest = $1), EXISTS (SELECT FROM concluded WHERE digest = $1),
+            (SELECT peer IS NULL FROM records WHERE digest = $2 AND coalesce(expires > $3, true)),
+            NOT EXISTS ({})",
+        records::changed(4, 5, 3)
+    );
+    let record = connection_of(envelope).map(|key| record_digest(CONNECTION_KIND, key));
+    let (digests, revisions) = records::digests_and_revisions(expected);
+    let digests: Vec<_> = digests.iter().map(|digest| &digest[..]).collect();
+    let parameters =
+        params![&envelope.digest[..], record.as_ref().map(|digest| &digest[..]), now(), digests, revisions];
+    let row = db.first(&find, parameters).await?;
+    Ok(row.map_or_else(KnownOf::default, |row| KnownOf {
+        pending: row.get(0),
+        is_processed: row.get(1),
+        is_kept: row.get(2),
+        is_unchanged: row.get(3),
+    }))
+}
+
+/// Checks whether an envelope is new, and all limits for it.
+pub(super) fn check_arrival<T>(db: &Db<'_>, envelope: &NewEnvelope, known: &KnownOf) -> Result<Arrival, Rollback<T>> {
+    if let Some(id) = known.pending {
         return Ok(Arrival::Pending(id));
     }
-    if is_processed {
+    if known.is_processed {
         return Ok(Arrival::Processed);
     }
-    let peer = match is_kept {
+    let connection = connection_of(envelope);
+    let peer = match known.is_kept {
         None => Peer::Unknown,
         Some(false) => Peer::Stranger,
         Some(true) => Peer::Known,

@@ -49,13 +49,24 @@ pub(super) async fn are_unchanged(db: &Db<'_>, expected: &[Expectation], now: Mi
     if expected.is_empty() {
         return Ok(true);
     }
-    let digests: Vec<_> = expected.iter().map(|it| record_digest(&it.kind, &it.key)).collect();
+    let (digests, revisions) = digests_and_revisions(expected);
     let digests: Vec<_> = digests.iter().map(|digest| &digest[..]).collect();
-    let revisions: Vec<_> = expected.iter().map(|it| it.revision).collect();
-    let changed = "SELECT 1 FROM unnest($1::bytea[], $2::int8[]) AS expected (digest, revision)
-        LEFT JOIN records ON records.digest = expected.digest AND coalesce(expires > $3, true)
-        WHERE coalesce(records.revision, 0) <> expected.revision LIMIT 1";
-    Ok(db.first(changed, params![digests, revisions, now]).await?.is_none())
+    Ok(db.first(&changed(1, 2, 3), params![digests, revisions, now]).await?.is_none())
+}
+
+/// The digests of the expected records, and their revisions, as parameters of [`changed`].
+pub(super) fn digests_and_revisions(expected: &[Expectation]) -> (Vec<[u8; 32]>, Vec<i64>) {
+    expected.iter().map(|it| (record_digest(&it.kind, &it.key), it.revision)).unzip()
+}
+
+/// A query for a record that has another revision than the expected one. The numbers are those of the parameters: the digests,
+/// the revisions, and the present time.
+pub(super) fn changed(digests: u32, revisions: u32, now: u32) -> String {
+    format!(
+        "SELECT 1 FROM unnest(${digests}::bytea[], ${revisions}::int8[]) AS expected (digest, revision)
+        LEFT JOIN records ON records.digest = expected.digest AND coalesce(expires > ${now}, true)
+        WHERE coalesce(records.revision, 0) <> expected.revision LIMIT 1"
+    )
 }
 
 /// Deletes a record, if it exists.

@@ -63,7 +63,8 @@ impl PostgresTables {
     pub async fn open_to_check(options: &PostgresOptions) -> Result<Self, StoreError> {
         let session = Session::connect(options).await?;
         schema::set_up(&session).await?;
-        let begin = "SET statement_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let begin = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;
+            BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         session.run(begin).await.map_err(store_error)?;
         check_schema(&session, options).await?;
         Ok(Self { name: options.name().to_owned(), access: Access::State(Box::new(session)) })

@@ -143,7 +143,8 @@ impl Db<'_> {
         }
     }
 
-    fn note_change(&self, is_changed: bool) {
+    /// Notes that the request has changed something, or has not.
+    pub fn note_change(&self, is_changed: bool) {
         self.changed.fetch_or(is_changed, Ordering::Relaxed);
     }
 }
