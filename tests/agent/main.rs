@@ -11,6 +11,11 @@ mod support;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 
+#[cfg(feature = "postgres")]
+#[path = "../support/pooler.rs"]
+#[allow(dead_code, reason = "the daemon's suite uses the rest of it")]
+mod pooler;
+
 mod arrivals;
 mod net;
 mod panics;

@@ -14,7 +14,7 @@ use std::{
 use rcgen::{CertificateParams, KeyPair};
 
 /// The role of the stores, which is no superuser.
-const ROLE: &str = "agent";
+pub const ROLE: &str = "agent";
 
 /// The password of the role. It is asked for over TCP only.
 pub const PASSWORD: &str = "only the server's";
@@ -43,16 +43,12 @@ impl Server {
     /// If PostgreSQL is missing and `CI` or `CLAVIGER_REQUIRE_TOKENS` is set, or if the server does not start.
     pub fn start() -> Option<Self> {
         let Some(programs) = programs() else {
-            let is_required = ["CLAVIGER_REQUIRE_TOKENS", "CI"].iter().any(|name| std::env::var_os(name).is_some());
-            assert!(!is_required, "PostgreSQL is missing: softhsm/install postgres");
-            eprintln!("skipped: PostgreSQL is missing (softhsm/install postgres)");
+            report_missing("PostgreSQL");
             return None;
         };
-        // The path of a socket has at most 107 bytes.
-        let folder = tempfile::Builder::new().prefix("claviger-pg-").tempdir_in("/tmp").expect("a folder").keep();
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("its mode");
+        let folder = folder();
         let server = Self { programs, folder, port: claviger_testkit::free_port(), databases: AtomicU32::new(0) };
-        server.watch();
+        watch(&server.folder, "data/postmaster.pid");
         server.run("initdb", &["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync"]);
         let settings = [
             "listen_addresses = '127.0.0.1'",
@@ -99,6 +95,11 @@ impl Server {
         format!("postgres://{ROLE}@{host}:{}/{database}?sslmode=verify-full", self.port)
     }
 
+    /// The parameters that lead a pooler to the server.
+    pub fn parameters(&self) -> String {
+        format!("host={} port={}", self.folder.display(), self.port)
+    }
+
     /// The server's own certificate, in PEM.
     pub fn certificate(&self) -> PathBuf {
         self.folder.join("server.crt")
@@ -122,13 +123,14 @@ impl Server {
 
     /// Runs statements as the superuser. Returns what they print.
     pub fn sql(&self, database: &str, statements: &str) -> String {
+        self.sql_at(&self.url(database).replace(&format!("user={ROLE}"), "user=postgres"), statements)
+    }
+
+    /// Runs statements at a URL. Returns what they print.
+    pub fn sql_at(&self, url: &str, statements: &str) -> String {
         let mut command = Command::new(self.programs.join("psql"));
         command.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]);
-        command
-            .args(["--username=postgres", "--dbname", database, "--command", statements])
-            .arg("--host")
-            .arg(&self.folder);
-        let output = command.args(["--port", &self.port.to_string()]).output().expect("psql runs");
+        let output = command.args(["--dbname", url, "--command", statements]).output().expect("psql runs");
         assert!(output.status.success(), "{statements}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text").trim().to_owned()
     }
@@ -161,18 +163,37 @@ impl Server {
         let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         assert!(status.success(), "{program}: {}{log}", fs::read_to_string(&errors).unwrap_or_default());
     }
+}
 
-    /// Starts a process that stops the server and removes its folder when this process has ended, however it ends.
-    fn watch(&self) {
-        let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 1; done
-            pid=$(head -n 1 \"$2/data/postmaster.pid\" 2>/dev/null) && kill -QUIT \"$pid\"; sleep 1; rm -rf \"$2\"";
-        let mut command = Command::new("setsid");
-        command.args(["sh", "-c", script, "sh", &std::process::id().to_string()]).arg(&self.folder);
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut watcher = command.spawn().expect("setsid and sh");
-        // It outlives this process, or is gone when the server is.
-        std::thread::spawn(move || watcher.wait());
-    }
+/// Says that a program is missing, and that its tests are skipped.
+///
+/// # Panics
+/// If `CI` or `CLAVIGER_REQUIRE_TOKENS` is set.
+pub fn report_missing(program: &str) {
+    let is_required = ["CLAVIGER_REQUIRE_TOKENS", "CI"].iter().any(|name| std::env::var_os(name).is_some());
+    assert!(!is_required, "{program} is missing: softhsm/install postgres");
+    eprintln!("skipped: {program} is missing (softhsm/install postgres)");
+}
+
+/// A new folder for a server that runs as another user.
+pub fn folder() -> PathBuf {
+    // The path of a socket has at most 107 bytes.
+    let folder = tempfile::Builder::new().prefix("claviger-pg-").tempdir_in("/tmp").expect("a folder").keep();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("its mode");
+    folder
+}
+
+/// Starts a process that stops a server and removes its folder when this process has ended, however it ends. A file in the
+/// folder has the server's number.
+pub fn watch(folder: &Path, pid_file: &str) {
+    let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 1; done
+        pid=$(head -n 1 \"$2/$3\" 2>/dev/null) && kill -QUIT \"$pid\"; sleep 1; rm -rf \"$2\"";
+    let mut command = Command::new("setsid");
+    command.args(["sh", "-c", script, "sh", &std::process::id().to_string()]).arg(folder).arg(pid_file);
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut watcher = command.spawn().expect("setsid and sh");
+    // It outlives this process, or is gone when the server is.
+    std::thread::spawn(move || watcher.wait());
 }
 
 /// The folder with the newest server's programs. Debian keeps them out of PATH.
@@ -187,7 +208,7 @@ fn programs() -> Option<PathBuf> {
 }
 
 /// A command that runs as a user other than root, since the server refuses to run as root.
-fn as_other_user(program: &Path) -> Command {
+pub fn as_other_user(program: &Path) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
     }

@@ -25,6 +25,8 @@ mod model;
 #[cfg(feature = "postgres")]
 mod nodes;
 #[cfg(feature = "postgres")]
+mod pooler;
+#[cfg(feature = "postgres")]
 mod postgres;
 mod quotas;
 mod records;

@@ -36,6 +36,7 @@ use crate::{
 crate::suite!(crate::store::postgres::Location::shared);
 
 /// A database of its own.
+#[derive(Clone)]
 pub struct Location {
     server: &'static Server,
     database: String,
@@ -56,7 +57,15 @@ impl Location {
 
     pub fn options(&self) -> PostgresOptions {
         let tls = claviger::net::client_config(None).expect("a TLS configuration");
-        PostgresOptions::from_url(&self.server.url(&self.database), &tls).expect("a URL")
+        PostgresOptions::from_url(&self.url(), &tls).expect("a URL")
+    }
+
+    pub fn url(&self) -> String {
+        self.server.url(&self.database)
+    }
+
+    pub fn database(&self) -> &str {
+        &self.database
     }
 
     pub fn sql(&self, statements: &str) -> String {
@@ -141,7 +150,7 @@ async fn ended_sessions_are_replaced() {
 }
 
 /// Commits numbered deliveries one after another until `end`. Returns those that were answered.
-fn deliver_until(store: &Arc<PostgresStore>, first: u64, end: Instant) -> JoinHandle<Vec<u64>> {
+pub fn deliver_until(store: &Arc<PostgresStore>, first: u64, end: Instant) -> JoinHandle<Vec<u64>> {
     let store = store.clone();
     tokio::spawn(async move {
         let mut answered = Vec::new();
@@ -166,7 +175,7 @@ fn deliver_until(store: &Arc<PostgresStore>, first: u64, end: Instant) -> JoinHa
 }
 
 /// Compares what was answered with what is in the store: everything once, in an order that cursors keep.
-async fn check_deliveries(store: &PostgresStore, answered: Vec<Vec<u64>>) {
+pub async fn check_deliveries(store: &PostgresStore, answered: Vec<Vec<u64>>) {
     let numbers: BTreeSet<_> = answered.iter().flatten().copied().collect();
     let wanted: BTreeSet<_> = numbers.iter().map(|number| delivery(*number).id).collect();
     let found = unread_ids(store).await;
@@ -177,7 +186,7 @@ async fn check_deliveries(store: &PostgresStore, answered: Vec<Vec<u64>>) {
 }
 
 /// A reader of cursors, beside the writers, sees every delivery once. It reads on until nothing has come since the writers ended.
-fn follow(store: &Arc<PostgresStore>) -> (Arc<AtomicBool>, JoinHandle<usize>) {
+pub fn follow(store: &Arc<PostgresStore>) -> (Arc<AtomicBool>, JoinHandle<usize>) {
     let (store, have_writers_ended) = (store.clone(), Arc::new(AtomicBool::new(false)));
     let is_last = have_writers_ended.clone();
     let reader = tokio::spawn(async move {

@@ -26,6 +26,10 @@ pub(super) fn store_error(error: Error) -> StoreError {
     match code.code() {
         "53100" => StoreError::Full(text),
         "XX001" | "XX002" => StoreError::Unusable(format!("is damaged: {text}")),
+        // The session that had prepared the statement is another one.
+        "26000" | "42P05" => StoreError::Unusable(format!(
+            "is behind a pooler in transaction mode (name the server itself in listen_url of [store]): {text}"
+        )),
         _ if is_transient(code) => StoreError::Unavailable(text),
         // The request would fail again: an id that exists already, a table that does not exist, a right that is missing.
         _ => StoreError::Unusable(format!("refuses the request: {text}")),

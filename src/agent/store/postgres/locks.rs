@@ -8,7 +8,9 @@ pub(super) const OWNER_LOCK: i32 = 0x436c_6176;
 /// Held exclusively by each transaction that writes.
 pub(super) const TRANSACTION_LOCK: i32 = 0x436c_6177;
 /// Held while the tables are created or migrated.
-pub(super) const MIGRATION_LOCK: i32 = 0x436c_6178;
+pub(super) const MIGRATION_LOCK: i32 = 0x436c_6179;
+/// Held for a moment, with a random second number, to see whether two connections lead to one database.
+pub(super) const PROBE_LOCK: i32 = 0x436c_6178;
 /// The second number of the locks.
 pub(super) const SCHEMA_NUMBER: &str = "(current_schema()::regnamespace::oid::int8 & 2147483647)::int4";
 

@@ -3,7 +3,8 @@
 //! One task writes, in a session of its own. It runs all waiting requests in one transaction (group commit), and answers them
 //! after the transaction is on the server's disk. A few other sessions read. The sums that the limits are compared with are in
 //! memory ([`totals`]). Nodes write one after another ([`ownership`]), and tell one another what they have changed ([`log`]).
-//! Decision records 0169 and 0174 give the reasons.
+//! Decision records 0169 and 0174 give the reasons. Behind a pooler, what must outlive a transaction is on a direct connection
+//! ([`session`], decision record 0175).
 //!
 //! If the server or the connection fails, requests fail with [`StoreError::Unavailable`] until the store has connected again,
 //! which each request tries. A commit whose answer was lost is looked up afterwards, so an answer is always true.
@@ -23,7 +24,9 @@ mod log;
 mod node;
 mod options;
 mod ownership;
+mod parameter;
 mod pool;
+mod pooler;
 mod queries;
 mod records;
 mod recount;
@@ -77,8 +80,8 @@ use super::{
     },
 };
 
-/// A store in a database of PostgreSQL, for one agent, or for the nodes of
-/// [`PostgresOptions::as_node`]. It has at most six connections.
+/// A store in a database of PostgreSQL, for one agent, or for the nodes of [`PostgresOptions::as_node`]. It has at most six
+/// connections; behind a pooler, one of them is with the server itself.
 ///
 /// If it is dropped without [`Store::close`], it completes the waiting requests and then ends its sessions. It lives in the
 /// tokio runtime in which it was opened.
@@ -102,8 +105,10 @@ impl PostgresStore {
     /// Opens the store in a database, and creates its tables if the database is empty.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another agent uses the database, unless both are nodes with different names; [`StoreError::TooNew`] for a newer schema;
-    /// [`StoreError::Unusable`] for another program's database, a server before PostgreSQL 15, or limits with `max_bytes`;
+    /// [`StoreError::InUse`] if another agent uses the database, unless both are nodes with different names;
+    /// [`StoreError::TooNew`] for a newer schema; [`StoreError::Unusable`] for another program's database, a server before
+    /// PostgreSQL 15, limits with `max_bytes`, or a pooler in transaction mode without
+    /// [a direct URL](PostgresOptions::with_direct_url);
     /// [`StoreError::Full`] or [`StoreError::Unavailable`] if the server cannot be reached, refuses the login, or cannot write.
     pub async fn open(options: PostgresOptions, limits: StoreLimits) -> Result<Self, StoreError> {
         if limits.max_bytes.is_some() {
@@ -128,13 +133,15 @@ impl PostgresStore {
         Ok(Self { limits, totals, commits, node, pool, writer: Mutex::new(Some(Running { queue, task })) })
     }
 
-    /// Checks that a server can be reached, accepts the login, and has a database that this release can use. Writes nothing,
-    /// and an agent may use the database meanwhile.
+    /// Checks that a server can be reached, accepts the login, and has a database that this release can use; also through the
+    /// pooler, if there is one. Writes nothing, and an agent may use the database meanwhile.
     ///
     /// # Errors
     /// Those of [`open`](Self::open) but [`StoreError::InUse`].
     pub async fn try_connect(options: &PostgresOptions) -> Result<(), StoreError> {
+        let direct = session::Session::connect_direct(options).await?;
         let session = session::Session::connect(options).await?;
+        pooler::check(&direct, &session, options).await?;
         schema::set_up(&session).await?;
         schema::current(&session).await.map(drop)
     }

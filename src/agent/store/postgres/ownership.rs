@@ -25,6 +25,7 @@ use super::{
     log::Entry,
     node::Node,
     options::PostgresOptions,
+    pooler,
     recount::recount,
     request::Rollback,
     schema,
@@ -86,8 +87,9 @@ impl Owned {
     /// id of a transaction that was not committed to the next one, and then tells that it was committed.
     pub async fn begin(&self, totals: &Totals) -> Result<Option<i64>, Error> {
         let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-            SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})"
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE{};
+            SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})",
+            self.session.local_settings()
         );
         // All are sent at once. What follows the lock has its snapshot after it.
         let live = format!(
@@ -199,11 +201,12 @@ pub(super) struct Locked {
 impl Locked {
     /// Takes the lock.
     pub async fn take(options: &PostgresOptions, is_shared: bool) -> Result<Self, StoreError> {
-        let lock = Session::connect(options).await?;
+        let lock = Session::connect_direct(options).await?;
+        let session = Session::connect(options).await?;
+        pooler::check(&lock, &session, options).await?;
         // No wait for a lock with a connection that is used for nothing else: the server may end it.
         lock.run("SET statement_timeout = 0").await.map_err(store_error)?;
         take_lock(&lock, options, is_shared).await?;
-        let session = Session::connect(options).await?;
         schema::set_up(&session).await?;
         Ok(Self { lock, session })
     }
@@ -251,7 +254,8 @@ async fn take_lock(lock: &Session, options: &PostgresOptions, is_shared: bool) -
 async fn begin(lock: &Session, session: &Session, totals: Option<&Totals>, node: &Arc<Node>) -> Result<(), StoreError> {
     // Counting a large store may take longer than other statements may.
     let begin = format!(
-        "BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})"
+        "BEGIN{}; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})",
+        session.local_settings()
     );
     session.run(&begin).await.map_err(store_error)?;
     // A release of schema 1 compares this number, and writes nothing after it has grown.

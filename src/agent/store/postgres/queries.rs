@@ -10,7 +10,7 @@ use tokio_postgres::Error;
 use super::{
     cursors::{self, Sequence},
     rows::{self, DELIVERY, ENVELOPE, OUTGOING, RECORD, SEQUENCE, without_content},
-    session::{Parameters, Session, limit_parameter, params},
+    session::{Parameter, Parameters, Session, limit_parameter, params},
     strangers,
     text::{all_stored, stored},
     totals::{Count, Counter, Totals},
@@ -147,8 +147,8 @@ pub(super) async fn deliveries(session: &Session, query: &DeliveryQuery) -> Resu
 fn with_filters<'a>(
     parameters: Parameters<'a>,
     filters: &'a [(&str, std::borrow::Cow<'a, str>)],
-) -> Vec<&'a (dyn tokio_postgres::types::ToSql + Sync)> {
-    let values = filters.iter().map(|(_, value)| value as &(dyn tokio_postgres::types::ToSql + Sync));
+) -> Vec<&'a dyn Parameter> {
+    let values = filters.iter().map(|(_, value)| value as &dyn Parameter);
     parameters.iter().copied().chain(values).collect()
 }
 
@@ -221,7 +221,8 @@ pub(super) async fn thread_entries(
     after: ThreadPosition,
     limit: usize,
 ) -> Rows<(ThreadPosition, ThreadEntry)> {
-    session.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY{}", session.local_settings());
+    session.run(&begin).await?;
     let entries = both_directions(session, thread, after, limit).await;
     // After an error this is a rollback.
     session.run("COMMIT").await?;

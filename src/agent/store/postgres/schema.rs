@@ -40,7 +40,7 @@ pub(super) async fn set_up(session: &Session) -> Result<(), StoreError> {
     }
     // What is answered must be durable. The server's default may be another.
     if row.get::<_, &str>(3) == "off" {
-        session.run("SET synchronous_commit = on").await.map_err(store_error)?;
+        session.commit_durably().await.map_err(store_error)?;
     }
     if row.get::<_, &str>(4) == "off" {
         tracing::warn!("PostgreSQL has fsync off: messages that were accepted are lost if the machine stops");
@@ -107,7 +107,7 @@ pub(super) async fn migrate(session: &Session, found: i64) -> Result<(), StoreEr
 /// Creates the tables of a copy that is to be filled, in an empty database.
 pub(super) async fn create_copy(session: &Session, source: i64) -> Result<(), StoreError> {
     let create = async {
-        session.run("BEGIN; SET LOCAL statement_timeout = 0").await?;
+        session.run(&format!("BEGIN{}; SET LOCAL statement_timeout = 0", session.local_settings())).await?;
         for (sql, number) in MIGRATIONS.iter().zip(1..) {
             run(session, sql, number).await?;
         }
@@ -120,7 +120,8 @@ pub(super) async fn create_copy(session: &Session, source: i64) -> Result<(), St
 async fn apply(session: &Session, sql: &str, number: i64) -> Result<(), tokio_postgres::Error> {
     // Other nodes do not write meanwhile: they could wait for a table that this transaction has, and this one for theirs.
     let begin = format!(
-        "BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})"
+        "BEGIN{}; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})",
+        session.local_settings()
     );
     session.run(&begin).await?;
     run(session, sql, number).await?;

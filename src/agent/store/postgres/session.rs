@@ -1,4 +1,8 @@
-//! One connection to the server, with statements that are prepared once.
+//! One connection to the server.
+//!
+//! A direct connection has a session of its own, with its settings and with statements that are prepared once. Through a pooler in
+//! transaction mode, each transaction may have another session, which other programs have used and will use. So nothing is kept
+//! from one transaction to the next: each begins with the settings, and statements have no name.
 
 use std::{
     collections::HashMap,
@@ -9,23 +13,16 @@ use std::{
     },
 };
 
+use futures_util::future::join3;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Notify,
 };
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, NoTls, Row, Statement, types::ToSql};
 
+pub(super) use super::parameter::{Parameter, Parameters, params};
 use super::{errors::store_error, options::PostgresOptions};
 use crate::agent::store::error::StoreError;
-
-/// The parameters of a statement.
-pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
-
-/// Lists the parameters of a statement.
-macro_rules! params {
-    ($($value:expr),* $(,)?) => { &[$(&$value as &(dyn tokio_postgres::types::ToSql + Sync)),*] };
-}
-pub(super) use params;
 
 /// What each session sets. A statement that waits for a lock or for the disk fails in the end, and the server does not wait for
 /// ever for a client whose machine is gone (the keepalives are ignored on a Unix socket).
@@ -33,11 +30,31 @@ const SETTINGS: &str = "SET client_min_messages = 'warning'; SET lock_timeout = 
     SET idle_in_transaction_session_timeout = '5s'; SET idle_session_timeout = 0;
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 
-/// A session of the server. It ends when this value is dropped.
+/// What each transaction sets through a pooler. The rest is between the pooler and the server.
+const LOCAL_SETTINGS: &str = "; SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '15s';
+    SET LOCAL statement_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+/// The same, if the server's default would not make commits durable.
+const DURABLE_LOCAL_SETTINGS: &str = "; SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '15s';
+    SET LOCAL statement_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '5s';
+    SET LOCAL synchronous_commit = on";
+
+/// A connection. It ends when this value is dropped.
 pub(super) struct Session {
     client: Client,
-    statements: Mutex<HashMap<String, Statement>>,
+    way: Way,
     notifications: Arc<Notifications>,
+}
+
+/// How a connection leads to the server.
+enum Way {
+    Direct {
+        statements: Mutex<HashMap<String, Statement>>,
+    },
+    Pooled {
+        has_transaction: AtomicBool,
+        /// Whether transactions ask for durable commits.
+        is_durable: AtomicBool,
+    },
 }
 
 /// The notifications that a session has received for a channel that it listens on.
@@ -51,8 +68,27 @@ struct Notifications {
 pub(super) const LEAVES: &str = "leaves";
 
 impl Session {
-    /// Connects and sets up a session.
+    /// Connects, through the pooler if there is one.
     pub async fn connect(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let way = match options.is_pooled() {
+            true => Way::Pooled { has_transaction: AtomicBool::new(false), is_durable: AtomicBool::new(false) },
+            false => Way::Direct { statements: Mutex::default() },
+        };
+        Self::open(options, way).await
+    }
+
+    /// Connects to the server itself.
+    pub async fn connect_direct(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let session = Self::open(options.direct(), Way::Direct { statements: Mutex::default() }).await;
+        session.map_err(|error| match error {
+            StoreError::Unavailable(why) if options.is_pooled() => {
+                StoreError::Unavailable(format!("the direct connection to {}: {why}", options.direct().name()))
+            }
+            other => other,
+        })
+    }
+
+    async fn open(options: &PostgresOptions, way: Way) -> Result<Self, StoreError> {
         let notifications = Arc::<Notifications>::default();
         let client = match options.tls() {
             None => {
@@ -66,8 +102,10 @@ impl Session {
                 client
             }
         };
-        client.batch_execute(SETTINGS).await.map_err(store_error)?;
-        Ok(Self { client, statements: Mutex::default(), notifications })
+        if let Way::Direct { .. } = way {
+            client.batch_execute(SETTINGS).await.map_err(store_error)?;
+        }
+        Ok(Self { client, way, notifications })
     }
 
     /// Waits for a notification. Returns whether a node leaves. A notification that nobody waits for is not lost.
@@ -81,21 +119,59 @@ impl Session {
         self.client.is_closed()
     }
 
-    /// Executes statements without parameters, which are separated by semicolons.
+    /// What follows each BEGIN, in SQL: the settings of a transaction through a pooler. Empty on a direct connection.
+    pub fn local_settings(&self) -> &'static str {
+        match &self.way {
+            Way::Direct { .. } => "",
+            Way::Pooled { is_durable, .. } if is_durable.load(Ordering::Relaxed) => DURABLE_LOCAL_SETTINGS,
+            Way::Pooled { .. } => LOCAL_SETTINGS,
+        }
+    }
+
+    /// Lets the server answer a COMMIT when the transaction is on its disk.
+    pub async fn commit_durably(&self) -> Result<(), Error> {
+        match &self.way {
+            Way::Direct { .. } => self.run("SET synchronous_commit = on").await,
+            Way::Pooled { is_durable, .. } => {
+                is_durable.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    /// Executes statements without parameters, which are separated by semicolons. Those that begin a transaction begin with BEGIN,
+    /// and a COMMIT or a ROLLBACK is alone.
     pub async fn run(&self, sql: &str) -> Result<(), Error> {
+        if let Way::Pooled { has_transaction, .. } = &self.way {
+            match sql {
+                "COMMIT" | "ROLLBACK" => has_transaction.store(false, Ordering::Relaxed),
+                _ if sql.starts_with("BEGIN") => has_transaction.store(true, Ordering::Relaxed),
+                _ => {}
+            }
+        }
         self.client.batch_execute(sql).await
     }
 
     /// Executes a statement. Returns the number of changed rows.
     pub async fn execute(&self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Error> {
-        let statement = self.prepared(sql).await?;
-        self.client.execute(&statement, parameters).await
+        match &self.way {
+            Way::Direct { statements } => {
+                let statement = self.prepared(statements, sql).await?;
+                self.client.execute(&statement, &values(parameters)).await
+            }
+            Way::Pooled { .. } => self.in_transaction(self.client.execute_typed(sql, &typed(parameters))).await,
+        }
     }
 
     /// Reads all rows.
     pub async fn all(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
-        let statement = self.prepared(sql).await?;
-        self.client.query(&statement, parameters).await
+        match &self.way {
+            Way::Direct { statements } => {
+                let statement = self.prepared(statements, sql).await?;
+                self.client.query(&statement, &values(parameters)).await
+            }
+            Way::Pooled { .. } => self.in_transaction(self.client.query_typed(sql, &typed(parameters))).await,
+        }
     }
 
     /// Reads the first row, if there is a row.
@@ -103,23 +179,57 @@ impl Session {
         Ok(self.all(sql, parameters).await?.into_iter().next())
     }
 
-    /// Prepares a statement, so that it is sent at once from now on.
+    /// Prepares a statement, so that it is sent at once from now on. A statement without a name always is.
     pub async fn prepare(&self, sql: &str) -> Result<(), Error> {
-        self.prepared(sql).await.map(drop)
+        match &self.way {
+            Way::Direct { statements } => self.prepared(statements, sql).await.map(drop),
+            Way::Pooled { .. } => Ok(()),
+        }
     }
 
-    async fn prepared(&self, sql: &str) -> Result<Statement, Error> {
-        if let Some(statement) = self.lock().get(sql) {
+    /// Returns the number of the server's process that serves the session now. The statement has no name.
+    pub async fn process(&self) -> Result<i32, Error> {
+        let rows = self.client.query_typed("SELECT pg_backend_pid()", &[]).await?;
+        rows.first().map_or(Ok(0), |row| row.try_get(0))
+    }
+
+    /// Lets a statement without a transaction have one of its own, since the settings go with it. BEGIN, the statement and COMMIT
+    /// are sent at once, so they take one round trip.
+    async fn in_transaction<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        if let Way::Pooled { has_transaction, .. } = &self.way
+            && has_transaction.load(Ordering::Relaxed)
+        {
+            return statement.await;
+        }
+        let begin = format!("BEGIN{}", self.local_settings());
+        // After an error, COMMIT is a rollback.
+        let (begin, end) = (self.client.batch_execute(&begin), self.client.batch_execute("COMMIT"));
+        let (begun, done, ended) = join3(begin, statement, end).await;
+        begun?;
+        let done = done?;
+        ended.map(|()| done)
+    }
+
+    async fn prepared(&self, statements: &Mutex<HashMap<String, Statement>>, sql: &str) -> Result<Statement, Error> {
+        if let Some(statement) = lock(statements).get(sql) {
             return Ok(statement.clone());
         }
         let statement = self.client.prepare(sql).await?;
-        self.lock().insert(sql.to_owned(), statement.clone());
+        lock(statements).insert(sql.to_owned(), statement.clone());
         Ok(statement)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Statement>> {
-        self.statements.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
+fn lock(statements: &Mutex<HashMap<String, Statement>>) -> MutexGuard<'_, HashMap<String, Statement>> {
+    statements.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn values<'a>(parameters: Parameters<'a>) -> Vec<&'a (dyn ToSql + Sync)> {
+    parameters.iter().map(|parameter| parameter.value()).collect()
+}
+
+fn typed<'a>(parameters: Parameters<'a>) -> Vec<(&'a (dyn ToSql + Sync), tokio_postgres::types::Type)> {
+    parameters.iter().map(|parameter| (parameter.value(), parameter.sql_type())).collect()
 }
 
 /// Carries the messages of a connection until it ends. Whoever has a request under way gets the error too.

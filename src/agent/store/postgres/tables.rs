@@ -1,9 +1,9 @@
-//! A store as tables: it is read, filled or checked as a whole.
+//! A store as tables: it is read, filled or checked as a whole, on connections to the server itself.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio_postgres::{Error, types::ToSql};
+use tokio_postgres::Error;
 
 use super::{
     check,
@@ -13,7 +13,7 @@ use super::{
     options::PostgresOptions,
     ownership::{Locked, Owned},
     schema::{self, KNOWN_SCHEMA},
-    session::{Session, params},
+    session::{Parameter, Session, params},
     text::{optional_text, stored},
     totals::Totals,
 };
@@ -39,6 +39,7 @@ enum Access {
 impl PostgresTables {
     /// Opens a store that no agent uses, to copy it.
     pub async fn open_source(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let options = options.direct();
         let locked = Locked::take(options, false).await?;
         check_schema(&locked.session, options).await?;
         Self::own(locked, options).await
@@ -46,6 +47,7 @@ impl PostgresTables {
 
     /// Opens an empty database, or an unfinished copy of the source with this number.
     pub async fn open_target(options: &PostgresOptions, source: i64) -> Result<Self, StoreError> {
+        let options = options.direct();
         let locked = Locked::take(options, false).await?;
         let unusable = |why: &str| Err(StoreError::Unusable(format!("{} {why}", options.name())));
         match schema::version(&locked.session).await? {
@@ -61,10 +63,11 @@ impl PostgresTables {
 
     /// Opens a store to check one state of it, which an agent may use.
     pub async fn open_to_check(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let options = options.direct();
         let session = Session::connect(options).await?;
         schema::set_up(&session).await?;
-        let begin = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;
-            BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0;
+            SET LOCAL idle_in_transaction_session_timeout = 0";
         session.run(begin).await.map_err(store_error)?;
         check_schema(&session, options).await?;
         Ok(Self { name: options.name().to_owned(), access: Access::State(Box::new(session)) })
@@ -140,7 +143,7 @@ impl Tables for PostgresTables {
 
     async fn read(&mut self, table: &'static Table, after: Option<Row>) -> Result<Vec<Row>, StoreError> {
         let parameters: Vec<_> = after.iter().flatten().map(parameter).collect();
-        let parameters: Vec<_> = parameters.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
+        let parameters: Vec<_> = parameters.iter().map(|value| &**value as &dyn Parameter).collect();
         let found = self.session()?.all(&select(table, after.is_some()), &parameters).await.map_err(store_error)?;
         let kinds: Vec<_> = table.columns.iter().map(|(_, kind)| *kind).collect();
         found.iter().map(|row| values(row, &kinds)).collect::<Result<_, _>>().map_err(store_error)
@@ -169,7 +172,7 @@ impl Tables for PostgresTables {
         // The values are in the arrays.
         drop(rows);
         let session = self.begin().await?;
-        let parameters: Vec<_> = arrays.iter().map(|array| &**array as &(dyn ToSql + Sync)).collect();
+        let parameters: Vec<_> = arrays.iter().map(|array| &**array as &dyn Parameter).collect();
         let done = session.execute(&sql, &parameters).await.map(drop);
         self.end(session, done).await
     }
@@ -266,9 +269,9 @@ fn values(row: &tokio_postgres::Row, kinds: &[Kind]) -> Result<Row, Error> {
     kinds.iter().enumerate().map(value).collect()
 }
 
-type Parameter = Box<dyn ToSql + Sync + Send>;
+type BoxedParameter = Box<dyn Parameter + Send>;
 
-fn parameter(value: &Value) -> Parameter {
+fn parameter(value: &Value) -> BoxedParameter {
     match value {
         Value::Null => Box::new(None::<i64>),
         Value::Integer(number) => Box::new(*number),
@@ -278,12 +281,13 @@ fn parameter(value: &Value) -> Parameter {
 }
 
 /// A statement that writes rows, and its parameters: an array for each column.
-fn insert(table: &Table, rows: &[Row]) -> (String, Vec<Parameter>) {
-    let (mut columns, mut types, mut arrays): (Vec<_>, Vec<_>, Vec<Parameter>) = (Vec::new(), Vec::new(), Vec::new());
+fn insert(table: &Table, rows: &[Row]) -> (String, Vec<BoxedParameter>) {
+    let (mut columns, mut types, mut arrays): (Vec<_>, Vec<_>, Vec<BoxedParameter>) =
+        (Vec::new(), Vec::new(), Vec::new());
     for (at, (name, kind)) in table.columns.iter().enumerate() {
         let column = rows.iter().map(|row| row.get(at).unwrap_or(&Value::Null));
         let integers = column.clone().map(Value::integer);
-        let (of, array): (_, Parameter) = match kind {
+        let (of, array): (_, BoxedParameter) = match kind {
             Kind::Integer | Kind::State => ("int8[]", Box::new(integers.collect::<Vec<_>>())),
             Kind::Flag => ("bool[]", Box::new(integers.map(|flag| Some(flag? != 0)).collect::<Vec<_>>())),
             Kind::Text => ("text[]", Box::new(column.map(text_of).collect::<Vec<_>>())),
