@@ -10,6 +10,10 @@ mod support;
 #[allow(dead_code, reason = "the suite of the store uses all of it")]
 mod postgres_server;
 
+#[path = "../support/pooler.rs"]
+#[allow(dead_code, reason = "the suite of the store uses all of it")]
+mod pooler;
+
 mod agent_commands;
 mod api;
 mod api_access;

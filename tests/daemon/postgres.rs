@@ -16,6 +16,7 @@ use crate::{
     endpoint::{Endpoint, accepted},
     load::LoadGenerator,
     peer::Peer,
+    pooler::Pooler,
     postgres_server::{PASSWORD, Server},
 };
 
@@ -87,6 +88,11 @@ fn a_database_is_refused_for_a_reason() {
         ("postgres://agent@localhost", "postgres:///x?host=/tmp&user=agent&application_name=", "Unix socket"),
         ("\"store.password\"", "\"other.password\"", "other.password"),
         ("[store]", "[store]\npath = \"agent.db\"", "both path and url"),
+        ("[store]\nurl = ", "[store]\nlisten_url = ", "listen_url without url"),
+        ("[store]\nurl = ", "[store]\nnode = \"a\"\n#", "node without url"),
+        ("[store]", "[store]\nnode = \"A node\"", "node in [store]"),
+        ("[store]", "[store]\nlisten_url = \"postgres://a:secret@localhost/x\"", "listen_url in [store]"),
+        ("[store]", "[store]\nlisten_url = \"postgres:///x?host=/tmp&user=a\"", "listen_url in [store] names a Unix"),
     ] {
         configure(from, to);
         let refused = alice.home.run("--json serve --check");
@@ -113,6 +119,45 @@ fn a_database_is_refused_for_a_reason() {
     fs::write(&file, text.replace(of_bob, of_alice)).unwrap();
     assert_eq!(bob.home.run("--json serve").error(1), "agent-there");
     assert!(alice.is_ready());
+}
+
+/// Through a pooler in transaction mode, over TCP with a password. Without a direct connection, the agent does not start.
+#[test]
+fn a_database_is_used_through_a_pooler() {
+    let (Some(server), Some(pooler)) = (Server::shared(), Pooler::shared()) else { return };
+    let Some(mut alice) = daemon_on(server) else { return };
+    let file = alice.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let direct = text.lines().find(|line| line.starts_with("url = ")).unwrap();
+    let database = direct.rsplit('/').next().and_then(|name| name.split('?').next()).unwrap();
+    let only_pooled = text.replace(direct, &format!("url = \"{}\"", pooler.url_over_tcp(database)));
+    fs::write(&file, &only_pooled).unwrap();
+    for command in ["serve", "serve --check"] {
+        let refused = alice.home.run(&format!("--json {command}"));
+        assert_eq!(refused.error(1), "store-unusable");
+        assert!(refused.stderr().contains("listen_url"), "{}", refused.stderr());
+    }
+    let with_direct = |url: &str| only_pooled.replace("[store]", &format!("[store]\nlisten_{url}"));
+    fs::write(&file, with_direct(&direct.replace(database, &server.database()))).unwrap();
+    let refused = alice.home.run("--json serve --check");
+    assert_eq!(refused.error(1), "store-unavailable");
+    assert!(refused.stderr().contains("not the same database"), "{}", refused.stderr());
+
+    fs::write(&file, with_direct(direct)).unwrap();
+    alice.start();
+    assert!(alice.run(&["serve", "--check"]).success().contains(" at 127.0.0.1"));
+    let endpoint = Endpoint::accepting();
+    let peer = Peer::with_endpoint("peer", &endpoint.uri());
+    for text in ["one", "two"] {
+        assert_eq!(status_of(&alice.post(peer.pack_text(&alice.did, text).as_bytes())), 202);
+    }
+    alice.wait_until("the messages arrived", |alice| alice.unread_texts() == ["one", "two"]);
+    let id = alice.send_text(peer.did(), "answer").unwrap();
+    alice.wait_until("the answer is sent", |alice| alice.outbox_message(&id)["state"] == "sent");
+    let folder = alice.home.path().join("copy");
+    alice.run(&["backup", folder.to_str().unwrap()]).success();
+    alice.stop();
+    alice.run(&["store", "check"]).success();
 }
 
 /// A backup has the database as a file. It is restored to an empty database, or to a file.
