@@ -24,6 +24,7 @@ use crate::{
             all, commit_of, delivery, digest, handled_message, new_envelope, now, outgoing, pending_ids,
             process_envelope, record, revision_of, unread_ids, value_of,
         },
+        pooler,
         postgres::Location,
         store_limits,
         suite::{Limits, StoreLocation, commit_ok},
@@ -146,23 +147,24 @@ async fn the_work_of_a_node_that_ended_is_taken_over() {
     assert_eq!(pending_ids(&*b).await.len(), 1);
     assert_eq!(b.outbox_peers().await.unwrap(), ["did:example:bob"]);
     assert_eq!(b.outbox_entries("did:example:bob", &[], &[], 9).await.unwrap().len(), 1);
-    // Killed: its sessions are gone, and its lease is not over.
+    // Killed: its session with the lock is gone, and its lease is not over. It lives here, and would take the lock again.
     let c = location.node("c").await;
     b.receive(new_envelope(2)).await.unwrap();
     drop(heard);
     let heard = Heard::of(&c);
-    let of_b = location.0.sql(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1
-            AND objid::int8 = (SELECT number FROM nodes WHERE name = 'b')",
-    );
-    assert_eq!(of_b, "1");
-    heard.wait_for(&Hint::Pending).await;
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks JOIN nodes ON objid::int8 = number
+        WHERE name = 'b' AND locktype = 'advisory' AND objsubid = 1
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let is_taken_over = || async {
+        location.0.sql(kill);
+        heard.0.lock().unwrap().contains(&Hint::Pending)
+    };
+    until(is_taken_over, "c takes over").await;
     assert_eq!(pending_ids(&*c).await.len(), 2);
     // It has not noticed that others have taken over, and joins again under another number.
-    let before = b.nodes().await.unwrap();
     until(|| async { b.probe_write().await.is_ok() }, "b joins again").await;
-    let after = b.nodes().await.unwrap();
-    assert_eq!((before.len(), after.len()), (1, 2), "{before:?} {after:?}");
+    let nodes = c.nodes().await.unwrap();
+    assert!(nodes.len() == 2 && nodes[0].is_this && nodes[1].name == "b", "{nodes:?}");
     assert!(pending_ids(&*b).await.is_empty());
     b.close().await.unwrap();
     c.close().await.unwrap();
@@ -410,6 +412,26 @@ async fn one_node_leads() {
     a.probe_write().await.unwrap();
     assert!(!leads(&a) && leads(&b));
     a.close().await.unwrap();
+    b.close().await.unwrap();
+}
+
+/// Nodes behind a pooler hear of one another on their direct connections.
+#[tokio::test]
+async fn nodes_may_have_a_pooler() {
+    let Some(location) = pooler::Location::shared() else { return };
+    let open = async |name: &str| {
+        let options = location.options().as_node(name).unwrap();
+        Arc::new(PostgresStore::open(options, StoreLimits::default()).await.expect("the node joins"))
+    };
+    let (a, b) = (open("a").await, open("b").await);
+    let heard = Heard::of(&b);
+    commit_ok(&*a, commit_of([Change::Deliver(delivery(1)), Change::Send(outgoing(1, "did:example:bob"))])).await;
+    a.receive(new_envelope(1)).await.unwrap();
+    heard.wait_for(&Hint::Delivered { id: "delivery 1".to_owned() }).await;
+    assert!(b.waits_elsewhere("did:example:bob"));
+    a.close().await.unwrap();
+    heard.wait_for(&Hint::Pending).await;
+    assert_eq!((pending_ids(&*b).await.len(), b.outbox_peers().await.unwrap().len()), (1, 1));
     b.close().await.unwrap();
 }
 

@@ -24,13 +24,13 @@ use crate::{
 crate::suite!(crate::store::pooler::Location::shared);
 
 /// A database of its own, behind a pooler.
-struct Location {
+pub struct Location {
     direct: Direct,
     pooler: &'static Pooler,
 }
 
 impl Location {
-    fn shared() -> Option<Self> {
+    pub fn shared() -> Option<Self> {
         let pooler = Pooler::shared()?;
         Some(Self { direct: Direct::shared()?, pooler })
     }
@@ -41,7 +41,7 @@ impl Location {
         PostgresOptions::from_url(&self.pooler.url(self.direct.database()), &tls).expect("a URL")
     }
 
-    fn options(&self) -> PostgresOptions {
+    pub fn options(&self) -> PostgresOptions {
         let tls = claviger::net::client_config(None).expect("a TLS configuration");
         self.only_pooled().with_direct_url(&self.direct.url(), &tls).expect("a URL")
     }

@@ -26,15 +26,15 @@ use crate::agent::store::error::StoreError;
 
 /// What each session sets. A statement that waits for a lock or for the disk fails in the end, and the server does not wait for
 /// ever for a client whose machine is gone (the keepalives are ignored on a Unix socket).
-const SETTINGS: &str = "SET client_min_messages = 'warning'; SET lock_timeout = '15s'; SET statement_timeout = '60s';
+const SETTINGS: &str = "SET client_min_messages = 'warning'; SET lock_timeout = '10s'; SET statement_timeout = '60s';
     SET idle_in_transaction_session_timeout = '5s'; SET idle_session_timeout = 0;
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
 
 /// What each transaction sets through a pooler. The rest is between the pooler and the server.
-const LOCAL_SETTINGS: &str = "; SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '15s';
+const LOCAL_SETTINGS: &str = "; SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '10s';
     SET LOCAL statement_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '5s'";
 /// The same, if the server's default would not make commits durable.
-const DURABLE_LOCAL_SETTINGS: &str = "; SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '15s';
+const DURABLE_LOCAL_SETTINGS: &str = "; SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '10s';
     SET LOCAL statement_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '5s';
     SET LOCAL synchronous_commit = on";
 
