@@ -25,7 +25,8 @@ use super::{
     rotation::own::{OwnRotation, OwnRotations, RotationOutcome},
     sealed_store::{DeliveryContent, SealedStore},
     server::ServerOptions,
-    store::{Delivery, DeliveryQuery, Retention, Store, StoreError, Usage},
+    stale::Stale,
+    store::{Delivery, DeliveryQuery, Retention, Store, StoreError, StoreNode, Usage},
     token_report::{OpeningWaits, ReadTokenStates, TokenReport},
 };
 use crate::did::{Relationship, Resolver};
@@ -47,6 +48,7 @@ pub struct Agent {
     pub(super) reload_documents: Option<ReloadDocuments>,
     pub(super) read_token_states: Option<ReadTokenStates>,
     pub(super) events: broadcast::Sender<Event>,
+    pub(super) stale: Arc<Stale>,
     pub(super) options: AgentOptions,
     /// The server options. They may change while the agent runs.
     pub(super) server: watch::Sender<Arc<ServerOptions>>,
@@ -109,6 +111,14 @@ impl Agent {
     /// [`StoreError`] if the store fails.
     pub async fn usage(&self) -> Result<Usage, StoreError> {
         self.store.inner().usage().await
+    }
+
+    /// The agents that share the store, oldest first. Empty if the store is this agent's alone.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    pub async fn nodes(&self) -> Result<Vec<StoreNode>, StoreError> {
+        self.store.inner().nodes().await
     }
 
     /// Reads the documents of our DIDs again, after a DID was created while the agent runs. Waits up to ten seconds
@@ -359,6 +369,7 @@ impl Agent {
         self.metrics.set_paused_servers(self.outbox.paused_servers());
         let tokens = self.tokens();
         let refused_dids = self.own_dids.refused().len();
+        self.metrics.set_nodes(self.nodes().await?);
         Ok(self.metrics.render(&self.usage().await?, &tokens, refused_dids, now()))
     }
 }

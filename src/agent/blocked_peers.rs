@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
 };
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ const MAX_BLOCKED: usize = 100_000;
 const MAX_FOLLOWED: usize = 10_000;
 /// How many records are read from the store at once.
 const PAGE_SIZE: usize = 1000;
+/// How often the peers are read anew because this agent changes them meanwhile.
+const MAX_ATTEMPTS: usize = 10;
 
 /// A blocked peer. The key of the record is the peer's DID, or the beginning that all names of its did:webvh have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,20 +54,42 @@ impl RecordType for BlockedPeer {
 /// The blocked peers.
 pub(super) struct BlockedPeers {
     store: Arc<SealedStore>,
+    known: RwLock<Known>,
+}
+
+/// The blocked peers in memory.
+#[derive(Default)]
+struct Known {
     /// The keys of the records.
-    keys: RwLock<HashSet<String>>,
+    keys: HashSet<String>,
+    /// How often this agent has changed them.
+    changes: u64,
 }
 
 impl BlockedPeers {
     pub fn new(store: Arc<SealedStore>) -> Self {
-        Self { store, keys: RwLock::default() }
+        Self { store, known: RwLock::default() }
     }
 
-    /// Reads the blocked peers from the store, which may be sealed.
+    /// Reads the blocked peers from the store, which may be sealed: at the start, and after another node has changed them.
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
     pub async fn load(&self) -> Result<(), StoreError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let before = self.read(|known| known.changes);
+            let keys = self.read_keys().await?;
+            let mut known = self.write();
+            // What this agent has changed meanwhile may not be among them.
+            if known.changes == before {
+                known.keys = keys;
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable("the blocked peers are changed again and again".to_owned()))
+    }
+
+    async fn read_keys(&self) -> Result<HashSet<String>, StoreError> {
         let (mut keys, mut after) = (HashSet::new(), String::new());
         loop {
             let page = self.store.inner().records(BlockedPeer::KIND, &after, PAGE_SIZE).await?;
@@ -75,17 +99,14 @@ impl BlockedPeers {
             }
             keys.extend(page.into_iter().map(|record| record.key));
             if is_last_page {
-                break;
+                return Ok(keys);
             }
         }
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        Ok(())
     }
 
     /// Whether a peer is blocked. The peer may be named by any of its names, or by a DID URL.
     pub fn contains(&self, peer: &str) -> bool {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        !keys.is_empty() && keys.contains(&BlockedPeer::key(peer))
+        self.read(|known| !known.keys.is_empty() && known.keys.contains(&BlockedPeer::key(peer)))
     }
 
     /// Blocks a peer. Does nothing if it is blocked.
@@ -106,18 +127,17 @@ impl BlockedPeers {
 
     async fn block_up_to(&self, max: usize, peer: &str) -> Result<(), AgentError> {
         let key = BlockedPeer::key(peer);
-        let count = {
-            let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-            if keys.contains(&key) {
-                return Ok(());
-            }
-            keys.len()
-        };
+        // Not what is in memory: another node may have unblocked the peer a moment ago.
+        let revision = self.store.revision::<BlockedPeer>(&key).await?;
+        if revision != 0 {
+            self.note(key);
+            return Ok(());
+        }
+        let count = self.read(|known| known.keys.len());
         if count >= max {
             return Err(AgentError::Invalid(format!("{count} peers are blocked: unblock some of them first")));
         }
         let blocked = BlockedPeer { peer: canonical_did(peer).into_owned(), since: now() };
-        let revision = self.store.revision::<BlockedPeer>(&key).await?;
         // False if another request has blocked the peer meanwhile.
         let _ = self.store.put(&key, &blocked, revision).await?;
         self.note(key);
@@ -126,7 +146,10 @@ impl BlockedPeers {
 
     /// Notes a record that was found in the store.
     pub fn note(&self, key: String) {
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(key);
+        let mut known = self.write();
+        if known.keys.insert(key) {
+            known.changes += 1;
+        }
     }
 
     /// Unblocks a peer. Does nothing if it is not blocked.
@@ -136,7 +159,9 @@ impl BlockedPeers {
     pub async fn unblock(&self, peer: &str) -> Result<(), StoreError> {
         let key = BlockedPeer::key(peer);
         self.store.delete::<BlockedPeer>(&key).await?;
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let mut known = self.write();
+        known.keys.remove(&key);
+        known.changes += 1;
         Ok(())
     }
 
@@ -146,6 +171,14 @@ impl BlockedPeers {
     /// [`StoreError`] if the store fails or is sealed.
     pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<(String, BlockedPeer)>, StoreError> {
         self.store.list(after, limit).await
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
+        read(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,7 +193,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("store.db"), SqliteOptions::default()).unwrap();
         let blocked = BlockedPeers::new(Arc::new(SealedStore::with_new_key(Arc::new(store))));
-        let fill = |count| *blocked.keys.write().unwrap() = (0..count).map(|it| format!("did:example:{it}")).collect();
+        let fill = |count| blocked.write().keys = (0..count).map(|it| format!("did:example:{it}")).collect();
         fill(MAX_FOLLOWED - 1);
         blocked.block_successor("did:example:a").await.unwrap();
         assert!(blocked.block_successor("did:example:b").await.is_err());

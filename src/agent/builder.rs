@@ -9,6 +9,7 @@ use super::{
     blocked_peers::BlockedPeers,
     committer::CommitListener,
     event::Event,
+    hints::hint_listener,
     inbox::{Inbox, InboxParts},
     instrumented_secrets::InstrumentedSecrets,
     invitations::Invitations,
@@ -23,6 +24,7 @@ use super::{
     return_routes::ReturnRoutes,
     rotation::own::OwnRotations,
     sealed_store::SealedStore,
+    stale::Stale,
     store::{Change, Store},
     token_report::ReadTokenStates,
 };
@@ -141,6 +143,8 @@ impl AgentBuilder {
         let blocked = Arc::new(BlockedPeers::new(store.clone()));
         let own_dids = Arc::new(OwnDids::new(secrets, self.documents));
         let routes = Arc::new(ReturnRoutes::default());
+        let stale = Arc::<Stale>::default();
+        store.inner().listen(hint_listener(wakeups.clone(), routes.clone(), events.clone(), stale.clone()));
         let features = Features {
             protocols: registry.protocols(),
             goal_codes: options.goal_codes.clone(),
@@ -220,6 +224,7 @@ impl AgentBuilder {
             reload_documents: self.reload_documents,
             read_token_states: self.read_token_states,
             events,
+            stale,
             server: watch::Sender::new(Arc::new(options.server.clone())),
             retention: watch::Sender::new(options.retention),
             options,

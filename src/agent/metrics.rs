@@ -15,8 +15,9 @@ use prometheus_client::{
 };
 
 use super::{
+    node_metrics::NodeMetrics,
     protocol::Registry,
-    store::{Millis, Usage},
+    store::{Millis, StoreNode, Usage},
     token_report::{TokenReport, state_name},
 };
 use crate::secrets::KeyState;
@@ -48,6 +49,7 @@ pub struct Metrics {
     webhook_letters: Family<WebhookOutcome, Counter>,
     dead_letters: Family<WebhookName, Gauge>,
     webhook_paused: Family<WebhookName, Gauge>,
+    nodes: Arc<NodeMetrics>,
     /// Held while the metrics are rendered: for Prometheus, or for the application.
     rendering: Mutex<()>,
 }
@@ -170,6 +172,7 @@ impl Metrics {
             webhook_letters: Family::default(),
             dead_letters: Family::default(),
             webhook_paused: Family::default(),
+            nodes: Arc::default(),
             rendering: Mutex::default(),
         };
         metrics.register();
@@ -226,6 +229,7 @@ impl Metrics {
         registry.register("webhook_letters", "Attempts to post a letter to a webhook, by result", letters);
         registry.register("dead_letters", "Dead letters, by webhook", self.dead_letters.clone());
         registry.register("webhook_paused", "1 for a webhook that is paused, else 0", self.webhook_paused.clone());
+        registry.register_collector(Box::new(self.nodes.clone()));
     }
 
     /// Records that a message was received: accepted, or refused for this reason.
@@ -279,6 +283,11 @@ impl Metrics {
         self.paused_servers.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// Sets which nodes use the store; none if the store has no nodes.
+    pub(super) fn set_nodes(&self, nodes: Vec<StoreNode>) {
+        self.nodes.set(nodes);
+    }
+
     /// Records the result of an attempt to post a letter, or that a letter was set aside.
     pub(super) fn webhook_answered(&self, webhook: &str, result: &'static str) {
         self.webhook_letters.get_or_create(&WebhookOutcome { webhook: webhook.to_owned(), result }).inc();
@@ -290,16 +299,25 @@ impl Metrics {
         self.dead_letters.get_or_create(&WebhookName { webhook: webhook.to_owned() }).set(count);
     }
 
-    /// Sets which webhooks there are. None of them is paused. Their series begin with 0, so that each change is seen.
+    /// Sets which webhooks there are.
     pub(super) fn set_webhooks<'a>(&self, webhooks: impl Iterator<Item = &'a str>) {
         self.webhook_paused.clear();
-        for webhook in webhooks {
-            self.set_webhook_paused(webhook, false);
-            drop(self.dead_letters.get_or_create(&WebhookName { webhook: webhook.to_owned() }));
-            for result in WEBHOOK_RESULTS {
-                drop(self.webhook_letters.get_or_create(&WebhookOutcome { webhook: webhook.to_owned(), result }));
-            }
+        webhooks.for_each(|webhook| self.begin_webhook(webhook));
+    }
+
+    /// Begins the series of a webhook, which is not paused. They begin with 0, so that each change is seen.
+    pub(super) fn begin_webhook(&self, webhook: &str) {
+        self.set_webhook_paused(webhook, false);
+        drop(self.dead_letters.get_or_create(&WebhookName { webhook: webhook.to_owned() }));
+        for result in WEBHOOK_RESULTS {
+            drop(self.webhook_letters.get_or_create(&WebhookOutcome { webhook: webhook.to_owned(), result }));
         }
+    }
+
+    /// Removes how the webhooks are doing, because another node posts.
+    pub(super) fn end_webhooks(&self) {
+        self.webhook_paused.clear();
+        self.dead_letters.clear();
     }
 
     /// Sets whether a webhook is paused.

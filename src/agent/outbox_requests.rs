@@ -63,7 +63,7 @@ impl Agent {
         if entry.state != SendState::Waiting {
             return Err(not_waiting(&entry));
         }
-        self.outbox.try_now(&entry);
+        self.outbox.try_now(&entry).await?;
         Ok(Some(entry))
     }
 

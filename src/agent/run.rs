@@ -12,6 +12,7 @@ use super::{
     agent::Agent,
     clock::now,
     give_label::record_labels,
+    leading::Leading,
     server::{QrCodes, Server, ServerContext, SharedLimits},
 };
 
@@ -52,6 +53,7 @@ impl Agent {
         work.spawn(self.clone().unlock_store(shutdown.clone()));
         work.spawn(self.clone().delete_expired(shutdown.clone()));
         work.spawn(self.clone().record_token_changes(shutdown.clone()));
+        work.spawn(self.clone().read_stale(shutdown.clone()));
         work.spawn(self.inbox.clone().work(shutdown.clone()));
         work.spawn(self.outbox.clone().work(shutdown.clone()));
         work.spawn(self.outbox.clone().expire(shutdown.clone()));
@@ -121,24 +123,36 @@ impl Agent {
         self.own_dids.log_refused();
     }
 
-    /// Deletes expired data from the store, and retires DIDs whose overlap is over.
+    /// Retires DIDs whose overlap is over, which each node does for itself. Deletes expired data from the store, if this node
+    /// leads.
     async fn delete_expired(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut leading = Leading::of(&**self.store.inner());
         loop {
             self.rotations.retire_expired().await;
-            let retention = *self.retention.borrow();
-            while self.inbox.expire_envelopes(retention.envelopes, CLEANUP_BATCH).await >= CLEANUP_BATCH {}
-            match self.store.inner().delete_expired(now(), &retention, CLEANUP_BATCH).await {
-                // More rows may have expired.
-                Ok(deleted) if deleted >= CLEANUP_BATCH => {
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "expired data not deleted"),
+            let leads = leading.is_now();
+            if leads && self.delete_some_expired().await {
+                tokio::task::yield_now().await;
+                continue;
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(CLEANUP_INTERVAL) => {}
+                () = leading.begins(), if !leads => {}
+            }
+        }
+    }
+
+    /// Deletes a batch of expired data. Returns whether there may be more.
+    async fn delete_some_expired(&self) -> bool {
+        let retention = *self.retention.borrow();
+        if self.inbox.expire_envelopes(retention.envelopes, CLEANUP_BATCH).await >= CLEANUP_BATCH {
+            return true;
+        }
+        match self.store.inner().delete_expired(now(), &retention, CLEANUP_BATCH).await {
+            Ok(deleted) => deleted >= CLEANUP_BATCH,
+            Err(error) => {
+                tracing::warn!(%error, "expired data not deleted");
+                false
             }
         }
     }

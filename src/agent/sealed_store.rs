@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The kind and the key of the record that holds the wrapped store key. All other records are sealed.
-const STORE_KEY_KIND: &str = "store-key";
+pub(super) const STORE_KEY_KIND: &str = "store-key";
 const STORE_KEY: &str = "1";
 /// How many times the wrapped store key is changed if another task changes it meanwhile.
 const MAX_ATTEMPTS: usize = 10;

@@ -62,15 +62,23 @@ impl Agent {
             if !is_settled || is_known {
                 continue;
             }
-            let change = self.store.recorded_events().change(EventKind::TokenChanged, || data(&report));
+            let node = self.node_name().await?;
+            let change =
+                self.store.recorded_events().change(EventKind::TokenChanged, || data(&report, node.as_deref()));
             self.store.commit_changes(change.into_iter().collect()).await?;
             told.insert(report.name, new);
         }
         Ok(())
     }
 
-    /// What the recorded events say of each token last.
+    /// The name of this node; `None` if the store has no nodes.
+    async fn node_name(&self) -> Result<Option<String>, StoreError> {
+        Ok(self.nodes().await?.into_iter().find(|node| node.is_this).map(|node| node.name))
+    }
+
+    /// What the recorded events of this node say of each token last.
     async fn told_tokens(&self) -> Result<Told, StoreError> {
+        let node = self.node_name().await?;
         let (mut told, mut after) = (Told::new(), 0);
         loop {
             let page = self.store.inner().events(after, &[EventKind::TokenChanged.name()], PAGE_SIZE).await?;
@@ -79,7 +87,9 @@ impl Agent {
             for event in page {
                 let data: Value = serde_json::from_str(&event.data).unwrap_or_default();
                 let text = |name: &str| data[name].as_str().map(str::to_owned);
-                if let (Some(token), Some(state)) = (text("token"), text("state")) {
+                if let (Some(token), Some(state)) = (text("token"), text("state"))
+                    && text("node") == node
+                {
                     told.insert(token, (state, text("code")));
                 }
             }
@@ -87,13 +97,17 @@ impl Agent {
     }
 }
 
-/// The members of the API's token, and its name.
-fn data(report: &TokenReport) -> Value {
+/// The members of the API's token, and its name. Each node has tokens of its own, so it names itself.
+fn data(report: &TokenReport, node: Option<&str>) -> Value {
     let TokenReport { name, state, since, problem } = report;
-    json!({
+    let mut data = json!({
         "token": name, "state": state_name(*state), "since": since,
         "code": problem.as_ref().map(|problem| problem.code),
         "reason": problem.as_ref().map(|problem| &problem.reason),
         "action": problem.as_ref().and_then(|problem| problem.action.as_ref())
-    })
+    });
+    if let Some(node) = node {
+        data["node"] = node.into();
+    }
+    data
 }

@@ -18,6 +18,7 @@ mod pooler;
 
 mod arrivals;
 mod net;
+mod nodes;
 mod panics;
 mod running_agent;
 mod store;

@@ -10,7 +10,7 @@ use std::{
 
 use claviger::{
     agent::{
-        Agent, AgentOptions, OwnDocuments, Server, Transports,
+        Agent, AgentBuilder, AgentOptions, OwnDocuments, Server, Transports,
         protocol::Protocol,
         store::{Delivery, DeliveryQuery, SqliteOptions, SqliteStore, Store},
     },
@@ -82,12 +82,22 @@ impl RunningAgent {
         options: AgentOptions,
         transports: Transports,
     ) -> Self {
+        let build = |builder: AgentBuilder| builder.protocol(protocol).options(options).transports(transports);
+        Self::start_built(people, store, wrapped, build).await
+    }
+
+    /// Starts the agent as `build` makes it, with a store that is `store` or wraps it.
+    pub async fn start_built(
+        people: &Both,
+        store: Arc<SqliteStore>,
+        wrapped: Arc<dyn Store>,
+        build: impl FnOnce(AgentBuilder) -> AgentBuilder,
+    ) -> Self {
         let documents = [&people.alice, &people.bob].map(|person| person.document.clone());
         let resolver = Arc::new(LocalResolver::new().with_documents(documents));
         let secrets = Arc::new(Keyring::start([people.bob.token.clone()]).await.unwrap());
         let own = OwnDocuments { created: vec![people.bob.document.clone()], ..OwnDocuments::default() };
-        let builder = Agent::builder(secrets, own, resolver, wrapped).protocol(protocol).options(options);
-        let agent = builder.transports(transports).build().unwrap();
+        let agent = build(Agent::builder(secrets, own, resolver, wrapped)).build().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();

@@ -1,16 +1,19 @@
-//! A store that counts the calls of each method, and in which another process writes at a chosen moment.
+//! A store that counts the calls of each method, and in which another process writes at a chosen moment. It may also play the
+//! store of two nodes, of which the other one has no agent.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
 use claviger::agent::store::{
-    Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope, HandledMessage, Millis,
-    NewEnvelope, NewEvent, OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota, PendingEnvelope, Postponement,
-    ReceiveOutcome, Record, Retention, SendOutcome, Store, StoreError, StoredEvent, ThreadEntry, ThreadPosition, Usage,
+    Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, ExpiredEnvelope, HandledMessage, Hint,
+    HintListener, Millis, NewEnvelope, NewEvent, OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota, PendingEnvelope,
+    Postponement, ReceiveOutcome, Record, Retention, SendOutcome, Store, StoreError, StoreNode, StoredEvent,
+    ThreadEntry, ThreadPosition, Usage,
 };
+use tokio::sync::watch;
 
 /// The calls by method, in the order of their names.
 pub type Calls = BTreeMap<&'static str, u64>;
@@ -20,11 +23,57 @@ pub struct WatchedStore {
     calls: Mutex<Calls>,
     /// What another process commits, each before one commit of a handled message.
     elsewhere: Mutex<VecDeque<Commit>>,
+    nodes: Option<Nodes>,
+}
+
+/// What the store knows of its two nodes.
+struct Nodes {
+    /// Whether the agent's node leads.
+    leads: watch::Sender<bool>,
+    listeners: Mutex<Vec<HintListener>>,
+    /// The peers whose messages the other node sends.
+    of_other: Mutex<BTreeSet<String>>,
 }
 
 impl WatchedStore {
     pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { inner, calls: Mutex::default(), elsewhere: Mutex::default() })
+        Arc::new(Self { inner, calls: Mutex::default(), elsewhere: Mutex::default(), nodes: None })
+    }
+
+    /// A store of two nodes. That of the agent leads or not.
+    pub fn with_nodes(inner: Arc<dyn Store>, leads: bool) -> Arc<Self> {
+        let (listeners, of_other) = (Mutex::default(), Mutex::default());
+        let nodes = Some(Nodes { leads: watch::Sender::new(leads), listeners, of_other });
+        Arc::new(Self { inner, calls: Mutex::default(), elsewhere: Mutex::default(), nodes })
+    }
+
+    /// Tells the agent what the other node has done.
+    pub fn hint(&self, hints: &[Hint]) {
+        self.nodes().listeners.lock().unwrap().iter().for_each(|listener| listener(hints));
+    }
+
+    /// Has the agent's node lead, or the other one.
+    pub fn lead(&self, leads: bool) {
+        self.nodes().leads.send_replace(leads);
+    }
+
+    /// Has the other node send the messages that wait for a peer; or no longer.
+    pub fn send_elsewhere(&self, peer: &str, elsewhere: bool) {
+        let mut of_other = self.nodes().of_other.lock().unwrap();
+        if elsewhere {
+            of_other.insert(peer.to_owned())
+        } else {
+            of_other.remove(peer)
+        };
+    }
+
+    /// How often a method was called since the last [`take_calls`](Self::take_calls).
+    pub fn calls_of(&self, method: &str) -> u64 {
+        self.calls.lock().unwrap().get(method).copied().unwrap_or_default()
+    }
+
+    fn nodes(&self) -> &Nodes {
+        self.nodes.as_ref().expect("a store of two nodes")
     }
 
     /// The store without the watch: what is done here is not counted, and the agent does not know of it.
@@ -68,6 +117,57 @@ macro_rules! watch {
                 }
                 self.inner.commit(commit).await
             }
+
+            async fn outbox_peers(&self) -> Result<Vec<String>, StoreError> {
+                self.count("outbox_peers");
+                let mut peers = self.inner.outbox_peers().await?;
+                peers.retain(|peer| !self.waits_elsewhere(peer));
+                Ok(peers)
+            }
+
+            async fn outbox_entries(
+                &self,
+                peer: &str,
+                except_senders: &[String],
+                except: &[String],
+                limit: usize,
+            ) -> Result<Vec<OutboxEntry>, StoreError> {
+                self.count("outbox_entries");
+                match self.waits_elsewhere(peer) {
+                    true => Ok(Vec::new()),
+                    false => self.inner.outbox_entries(peer, except_senders, except, limit).await,
+                }
+            }
+
+            fn listen(&self, listener: HintListener) {
+                if let Some(nodes) = &self.nodes {
+                    nodes.listeners.lock().unwrap().push(listener);
+                }
+            }
+
+            async fn nodes(&self) -> Result<Vec<StoreNode>, StoreError> {
+                let Some(nodes) = &self.nodes else { return Ok(Vec::new()) };
+                let leads = *nodes.leads.borrow();
+                let node = |number, name: &str, is_this, leads| {
+                    let (name, version) = (name.to_owned(), "1.2.3".to_owned());
+                    StoreNode { number, name, version, since: 1000 * number, is_this, leads }
+                };
+                Ok(vec![node(1, "other", false, !leads), node(2, "ours", true, leads)])
+            }
+
+            fn leads(&self) -> watch::Receiver<bool> {
+                self.nodes.as_ref().map_or_else(|| self.inner.leads(), |nodes| nodes.leads.subscribe())
+            }
+
+            fn waits_elsewhere(&self, peer: &str) -> bool {
+                self.nodes.as_ref().is_some_and(|nodes| nodes.of_other.lock().unwrap().contains(peer))
+            }
+
+            async fn claim_outgoing(&self, peer: &str) -> Result<(), StoreError> {
+                self.count("claim_outgoing");
+                self.send_elsewhere(peer, false);
+                Ok(())
+            }
         }
     };
 }
@@ -86,8 +186,6 @@ watch! {
     deliveries(query: DeliveryQuery) -> Vec<Delivery>;
     deliveries_by_id(beginning: &str, limit: usize) -> Vec<Delivery>;
     acknowledge(ids: &[String]) -> usize;
-    outbox_peers() -> Vec<String>;
-    outbox_entries(peer: &str, except_senders: &[String], except: &[String], limit: usize) -> Vec<OutboxEntry>;
     outbox_entry(id: &str) -> Option<OutboxEntry>;
     outbox(query: OutboxQuery) -> Vec<(OutboxPosition, OutboxEntry)>;
     cancel_outgoing(id: &str, time: Millis) -> bool;

@@ -27,6 +27,13 @@ fn documented() -> Metrics {
     rows.map(metric).collect()
 }
 
+/// The metrics of an agent that shares its store, which this test has not: see `src/agent/node_metrics.rs`.
+fn of_nodes() -> Metrics {
+    let metric = |name: &str, labels: &[&str]| (name.to_owned(), labels.iter().map(|it| (*it).to_owned()).collect());
+    let info = metric("claviger_node_info", &["node", "version"]);
+    [info, metric("claviger_leads", &[]), metric("claviger_nodes", &[])].into()
+}
+
 /// The names of all metrics in docs/operations.md, such as those in alarms.
 fn mentioned() -> BTreeSet<String> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap();
@@ -102,6 +109,7 @@ fn the_served_metrics_are_the_documented_ones() {
     let problem = "claviger_token_problem{token=\"soft\",code=\"pin-refused\"} 1";
     refused.wait_until("the PIN is refused", |refused| refused.get_ops("/metrics").contains(problem));
     all.extend(served(&refused.get_ops("/metrics")));
+    all.extend(of_nodes());
     assert_eq!(all, documented());
     assert_eq!(all.into_keys().collect::<BTreeSet<_>>(), mentioned());
 

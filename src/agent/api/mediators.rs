@@ -38,7 +38,8 @@ pub(super) struct MediatorView {
     registered: Vec<String>,
     /// Our DIDs that name the mediator, and that it is not registered for yet.
     missing: Vec<String>,
-    /// `live` (messages are delivered at once), `polling` (the agent asks for them), `connecting`, or `away`.
+    /// `live` (messages are delivered at once), `polling` (the agent asks for them), `connecting`, `away`, or `other-node`:
+    /// another node of the store leads, and talks to the mediator.
     state: String,
     /// Why the mediator is away, or what it lacks.
     problem: Option<String>,
@@ -83,6 +84,7 @@ impl From<MediatorStatus> for MediatorView {
             MediatorState::Live => ("live", problem),
             MediatorState::Polling => ("polling", problem),
             MediatorState::Unreachable(reason) => ("away", Some(reason)),
+            MediatorState::OtherNode => ("other-node", problem),
         };
         Self {
             did: mediator.did,

@@ -45,6 +45,8 @@ pub(super) enum WaitsFor {
     Peer,
     /// Nothing is in the way: the message is being sent, or is sent after those before it.
     Turn,
+    /// Another node of the store, which sends the message. What the message waits for there, that node tells.
+    OtherNode,
 }
 
 /// A message in the outbox.
@@ -156,6 +158,7 @@ impl From<WaitReason> for WaitsFor {
             WaitReason::Token => Self::Token,
             WaitReason::Peer => Self::Peer,
             WaitReason::Turn => Self::Turn,
+            WaitReason::OtherNode => Self::OtherNode,
         }
     }
 }

@@ -15,7 +15,11 @@ use super::{
     page::{self, PageQuery},
 };
 use crate::{
-    agent::{refused_documents::RefusedDid, store::Usage, token_report},
+    agent::{
+        refused_documents::RefusedDid,
+        store::{StoreNode, Usage},
+        token_report,
+    },
     secrets::{Custody, HeldKey},
 };
 
@@ -38,6 +42,31 @@ pub(super) struct Status {
     /// milliseconds since 1970.
     #[schema(value_type = Object)]
     waiting: Usage,
+    /// The agents that share the store (`node` in `[store]`), oldest first. Absent if the store is this agent's alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    nodes: Vec<Node>,
+}
+
+/// An agent that shares the store with others.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Node {
+    /// The name: `node` in `[store]`.
+    name: String,
+    /// The version of the agent.
+    version: String,
+    /// When the agent has joined the others, in milliseconds since 1970, by the clock of the store.
+    since: i64,
+    /// Whether the node does what only one may do: it talks to mediators, posts to webhooks, and deletes what has expired.
+    leads: bool,
+    /// Whether the node is the one that answers.
+    this: bool,
+}
+
+impl From<StoreNode> for Node {
+    fn from(StoreNode { name, version, since, is_this, leads, .. }: StoreNode) -> Self {
+        Self { name, version, since, leads, this: is_this }
+    }
 }
 
 /// The state of the agent.
@@ -54,7 +83,8 @@ pub(super) async fn status(State(context): State<ApiContext>) -> Result<Json<Sta
     let waiting = context.agent.usage().await?;
     let (listens, token_ready) = (context.listens.to_vec(), context.agent.is_token_ready());
     let refused = context.agent.own_dids().refused().to_vec();
-    Ok(Json(Status { version: env!("CARGO_PKG_VERSION"), listens, token_ready, refused, waiting }))
+    let nodes = context.agent.nodes().await?.into_iter().map(Node::from).collect();
+    Ok(Json(Status { version: env!("CARGO_PKG_VERSION"), listens, token_ready, refused, waiting, nodes }))
 }
 
 /// A key in a token.

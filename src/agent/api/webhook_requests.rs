@@ -29,6 +29,8 @@ pub(super) enum WebhookState {
     Retrying,
     /// The receiver has answered with 410: it wants no more. The webhook waits for a person.
     Paused,
+    /// Another node of the store leads, posts to the webhook, and knows how it is doing.
+    OtherNode,
 }
 
 /// A webhook.
@@ -52,20 +54,22 @@ pub(super) struct WebhookView {
     problem: Option<String>,
     /// When the next attempt is made, in milliseconds since 1970. Null if it is being made, or nothing is in the way.
     next_try: Option<i64>,
-    /// The number of dead letters.
-    dead_letters: usize,
+    /// The number of dead letters. Null if another node posts to the webhook.
+    dead_letters: Option<usize>,
 }
 
 impl WebhookView {
     fn new(webhooks: &Webhooks, webhook: &RunningWebhook) -> Self {
         let options = webhook.webhook.options();
         let Status { is_paused, since, failures, problem, next_try } = webhook.status();
+        let posts_here = webhooks.posts_here();
         Self {
             name: options.name.clone(),
             host: webhook.webhook.host().to_owned(),
             events: options.events.clone(),
             types: options.types.clone(),
             state: match failures {
+                _ if !posts_here => WebhookState::OtherNode,
                 _ if is_paused => WebhookState::Paused,
                 0 => WebhookState::Delivering,
                 _ => WebhookState::Retrying,
@@ -74,7 +78,7 @@ impl WebhookView {
             failures,
             problem,
             next_try,
-            dead_letters: webhooks.dead_letters().count(&options.name),
+            dead_letters: posts_here.then(|| webhooks.dead_letters().count(&options.name)),
         }
     }
 }
@@ -195,7 +199,9 @@ pub(super) async fn list(
     responses(
         (status = 202, description = "The webhook goes on soon", body = WebhookView),
         (status = 400, description = "The name is not UTF-8", body = ApiError),
-        (status = 404, description = "There is no such webhook", body = ApiError)
+        (status = 404, description = "There is no such webhook", body = ApiError),
+        (status = 409, description = "Another node posts to the webhooks: ask that one", body = ApiError),
+        (status = 503, description = "The store does not answer", body = ApiError)
     )
 )]
 pub(super) async fn resume(
@@ -205,6 +211,7 @@ pub(super) async fn resume(
     let Path(name) = name?;
     let no_webhook = || ApiError::not_found(format!("there is no webhook {name:?}"));
     let webhook = context.webhooks.get(&name).ok_or_else(no_webhook)?;
+    check_posts_here(&context).await?;
     webhook.resume();
     Ok((StatusCode::ACCEPTED, Json(WebhookView::new(&context.webhooks, &webhook))))
 }
@@ -244,7 +251,7 @@ pub(super) async fn dead_letters(
         (status = 202, description = "The letter is posted soon", body = DeadLetterView),
         (status = 400, description = "The id is not UTF-8", body = ApiError),
         (status = 404, description = "There is no such dead letter", body = ApiError),
-        (status = 409, description = "The configuration has no such webhook any more", body = ApiError),
+        (status = 409, description = "The configuration has no such webhook any more, or another node posts to the webhooks", body = ApiError),
         (status = 503, description = "The store does not answer, or is sealed until a token is ready", body = ApiError)
     )
 )]
@@ -258,6 +265,7 @@ pub(super) async fn resend(
         ApiError::new(StatusCode::CONFLICT, "no-webhook", message)
     };
     let webhook = context.webhooks.get(&dead.webhook).ok_or_else(no_webhook)?;
+    check_posts_here(&context).await?;
     webhook.resend(dead.id());
     Ok((StatusCode::ACCEPTED, Json(DeadLetterView::new(&context.webhooks, dead))))
 }
@@ -273,6 +281,7 @@ pub(super) async fn resend(
         (status = 204, description = "The dead letter is dropped"),
         (status = 400, description = "The id is not UTF-8", body = ApiError),
         (status = 404, description = "There is no such dead letter", body = ApiError),
+        (status = 409, description = "Another node posts to the webhooks: ask that one", body = ApiError),
         (status = 503, description = "The store does not answer, or is sealed until a token is ready", body = ApiError)
     )
 )]
@@ -281,6 +290,7 @@ pub(super) async fn drop_letter(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let dead = found(&context, &id?.0).await?;
+    check_posts_here(&context).await?;
     context.webhooks.drop_letter(&dead).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -288,4 +298,15 @@ pub(super) async fn drop_letter(
 async fn found(context: &ApiContext, id: &str) -> Result<DeadLetter, ApiError> {
     let found = context.webhooks.dead_letters().get(id).await?;
     found.ok_or_else(|| ApiError::not_found("there is no such dead letter: it was accepted, dropped, or acknowledged"))
+}
+
+/// Checks that this node posts to the webhooks. Another one knows where they are, and what they wait for.
+async fn check_posts_here(context: &ApiContext) -> Result<(), ApiError> {
+    if context.webhooks.posts_here() {
+        return Ok(());
+    }
+    let nodes = context.agent.store().nodes().await?;
+    let leader = nodes.iter().find(|node| node.leads).map(|node| format!(", {:?}", node.name)).unwrap_or_default();
+    let message = format!("another node posts to the webhooks: ask the one that leads{leader}");
+    Err(ApiError::new(StatusCode::CONFLICT, "other-node", message))
 }

@@ -132,7 +132,7 @@ impl Inbox {
     }
 
     /// Has the workers look for pending envelopes in the store.
-    pub(super) fn note_backlog(&self) {
+    pub(in crate::agent) fn note_backlog(&self) {
         self.has_backlog.store(true, Ordering::Release);
         self.wakeup.notify_one();
     }

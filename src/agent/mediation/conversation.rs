@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::agent::{
     clock::full_jitter,
+    leading::Leading,
     sealed_store::SealedStore,
     store::{StoreError, types::CommitOutcome},
 };
@@ -39,12 +41,33 @@ const MAX_FAULTS: u32 = 5;
 const MAX_MISSED: usize = 2;
 
 impl Mediation {
-    /// Fetches messages from all mediators until `shutdown`.
+    /// Fetches messages from all mediators while this node leads, until `shutdown`: a mediator that delivers a message to one
+    /// node has none for the others.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         tokio::select! {
             () = self.parts.store.unlocked() => {}
             () = shutdown.cancelled() => return,
         }
+        let mut leading = Leading::of(&**self.parts.store.inner());
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = leading.begins() => {}
+                () = shutdown.cancelled() => return,
+            }
+            let stop = shutdown.child_token();
+            let mut serving = pin!(self.clone().serve_all(stop.clone()));
+            tokio::select! {
+                () = &mut serving => {}
+                () = leading.ends() => {
+                    stop.cancel();
+                    serving.await;
+                }
+            }
+        }
+    }
+
+    /// Fetches messages from all mediators until `shutdown`.
+    async fn serve_all(self: Arc<Self>, shutdown: CancellationToken) {
         let mut changes = self.changes.subscribe();
         let mut served: HashMap<Id, String> = HashMap::new();
         let mut tasks = JoinSet::new();
@@ -295,7 +318,11 @@ impl Mediation {
         }
         let key = &*Mediator::key(&mediator.did);
         for _ in 0..MAX_COMMIT_ATTEMPTS {
-            let Some((stored, revision)) = self.parts.store.get::<Mediator>(key).await? else { return Ok(None) };
+            let Some((stored, revision)) = self.parts.store.get::<Mediator>(key).await? else {
+                // Another node has removed the mediator meanwhile, and perhaps told it so before this update.
+                session.update_keylist(&[], &registered).await?;
+                return Ok(None);
+            };
             let updated = Mediator { registered: registered.clone(), ..stored };
             if self.parts.store.put(key, &updated, revision).await? {
                 return Ok(Some(registration));

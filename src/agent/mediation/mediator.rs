@@ -53,6 +53,8 @@ pub enum MediatorState {
     /// The mediator cannot be used now, for this reason. The agent retries.
     #[serde(rename = "away")]
     Unreachable(String),
+    /// Another node of the store leads, and talks to the mediator.
+    OtherNode,
 }
 
 /// A mediator with its state.

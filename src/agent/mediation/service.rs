@@ -21,6 +21,7 @@ use crate::{
     agent::{
         canonical_did::canonical_did,
         clock::now,
+        leading::Leading,
         rotation::current::{current_own_did, current_peer_did},
         store::{CommitOutcome, StoreError},
     },
@@ -195,8 +196,11 @@ impl Mediation {
     /// [`StoreError`] if the store fails.
     pub async fn list(&self) -> Result<Vec<MediatorStatus>, StoreError> {
         let all = self.parts.store.list::<Mediator>("", MAX_MEDIATORS).await?;
+        let leads = Leading::of(&**self.parts.store.inner()).is_now();
         let each = all.into_iter().map(|(key, mediator)| {
-            let (state, problem) = self.states().get(&key).cloned().unwrap_or_default();
+            let known = self.states().get(&key).cloned();
+            let unknown = || if leads { MediatorState::default() } else { MediatorState::OtherNode };
+            let (state, problem) = known.unwrap_or_else(|| (unknown(), None));
             let wanted = self.parts.own_dids.routed_through(&mediator.routing_dids);
             let registered: HashSet<&String> = mediator.registered.iter().collect();
             let unregistered = wanted.into_iter().filter(|name| !registered.contains(name)).collect();

@@ -6,6 +6,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::state::Outbox;
+use crate::agent::leading::Leading;
 
 /// The interval at which the agent looks for expired messages. It does not depend on the time of the next expiry,
 /// because the system clock may be set.
@@ -14,10 +15,16 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const BATCH: usize = 1000;
 
 impl Outbox {
-    /// Marks waiting messages as expired when their time is over, until `shutdown` is cancelled. Needs no token.
+    /// Marks waiting messages as expired when their time is over, while this node leads, until `shutdown` is cancelled. Needs no
+    /// token.
     pub async fn expire(self: Arc<Self>, shutdown: CancellationToken) {
         let mut is_failing = false;
+        let mut leading = Leading::of(&**self.parts.store.inner());
         loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = leading.begins() => {}
+            }
             match self.store_expired(BATCH).await {
                 Ok(expired) => {
                     is_failing = false;

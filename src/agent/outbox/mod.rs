@@ -9,8 +9,12 @@
 //! with a private key, only for a server that accepts the connection or has accepted a message before. Each server may
 //! hold few permits until it has accepted messages, and is paused while it fails (`origins.rs`, `gate.rs`). Replies to strangers have
 //! a rate of their own (`reply_rate.rs`). Messages expire whether or not they are tried (`expiry.rs`).
+//!
+//! All waiting messages for a peer are sent by one node of the store. A node to which the peer connects claims them
+//! (`claims.rs`).
 
 mod attempt;
+mod claims;
 mod events;
 mod expiry;
 mod gate;

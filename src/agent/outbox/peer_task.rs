@@ -35,8 +35,8 @@ impl Outbox {
             () = shutdown.cancelled() => return,
         }
         loop {
-            match self.parts.store.inner().outbox_peers().await {
-                Ok(peers) => break peers.iter().for_each(|peer| self.parts.wakeups.wake(peer)),
+            match self.wake_all().await {
+                Ok(()) => break,
                 Err(error) => tracing::warn!(%error, "outbox not read"),
             }
             tokio::select! {
@@ -55,6 +55,16 @@ impl Outbox {
             }
         }
         while tasks.join_next().await.is_some() {}
+    }
+
+    /// Wakes the tasks of all peers for which messages wait.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    pub async fn wake_all(&self) -> Result<(), StoreError> {
+        let peers = self.parts.store.inner().outbox_peers().await?;
+        peers.iter().for_each(|peer| self.parts.wakeups.wake(peer));
+        Ok(())
     }
 
     /// Serves a peer until no message waits for it. A task that panics begins again, since otherwise nothing would be sent
@@ -112,7 +122,8 @@ impl Outbox {
                 continue;
             }
             if batch.entries.is_empty() {
-                match left_out.next_due() {
+                let next_claim = self.next_claim(peer);
+                match left_out.next_due().into_iter().chain(next_claim).min() {
                     None if unrecorded.is_empty() && self.parts.wakeups.remove(peer) => return,
                     None => tokio::select! {
                         () = unrecorded.shrink_to(0) => is_drained = true,
@@ -129,6 +140,7 @@ impl Outbox {
             while let Some((entry, attempt)) = round.next(&mut window, &left_out, unrecorded).await {
                 match attempt {
                     Attempt::Sent { time, .. } => {
+                        self.claims.forget(peer);
                         (any_concluded, logged_wait) = (true, None);
                         unrecorded.record(self, entry, time, shutdown);
                     }
@@ -212,7 +224,7 @@ impl Outbox {
         }
     }
 
-    /// Reads the oldest messages that wait for a peer.
+    /// Reads the oldest messages that wait for a peer, which may have waited elsewhere.
     pub(super) async fn read_waiting(
         &self,
         peer: &str,
@@ -220,6 +232,7 @@ impl Outbox {
         except: &[String],
         limit: usize,
     ) -> Result<Batch, StoreError> {
+        self.claim_if_connected(peer).await?;
         let entries = self.parts.store.inner().outbox_entries(peer, except_senders, except, limit).await?;
         let is_rest = entries.len() < limit;
         Ok(Batch { entries, is_rest, is_requested: false })

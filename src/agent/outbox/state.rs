@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
+    claims::Claims,
     options::OutboxOptions,
     origins::Origins,
     reply_rate::ReplyRate,
@@ -21,7 +22,10 @@ use crate::{
         own_dids::OwnDids,
         return_routes::ReturnRoutes,
         sealed_store::SealedStore,
-        store::types::{OutboxEntry, SendState},
+        store::{
+            StoreError,
+            types::{OutboxEntry, SendState},
+        },
     },
     did::Resolver,
 };
@@ -35,6 +39,7 @@ pub struct Outbox {
     pub(super) reply_rate: ReplyRate,
     /// Limits how many documents are fetched for messages to strangers at the same time.
     pub(super) stranger_fetches: Semaphore,
+    pub(super) claims: Claims,
 }
 
 /// The parts of an outbox.
@@ -58,17 +63,27 @@ impl Outbox {
         let origins = Origins::new(&parts.options);
         let reply_rate = ReplyRate::new(parts.options.stranger_replies_per_second);
         let stranger_fetches = Semaphore::new(parts.options.concurrent_unknown.clamp(1, Semaphore::MAX_PERMITS));
-        Self { parts, origins, reply_rate, stranger_fetches }
+        Self { parts, origins, reply_rate, stranger_fetches, claims: Claims::default() }
     }
 
-    /// Tries the waiting messages for a peer now, because a return route to the peer was opened.
+    /// Tries the waiting messages for a peer now, because a return route to the peer was opened. A new task claims those that
+    /// wait elsewhere.
     pub fn retry_now(&self, peer: &str) {
-        self.parts.wakeups.wake_task(peer);
+        if !self.parts.wakeups.wake_task(peer) && self.waits_elsewhere(peer) {
+            self.parts.wakeups.wake(peer);
+        }
     }
 
-    /// Tries a message now, whatever pause its peer or the peer's server has.
-    pub fn try_now(&self, entry: &OutboxEntry) {
+    /// Tries a message now, whatever pause its peer or the peer's server has. If another node would send it, this one does.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    pub async fn try_now(&self, entry: &OutboxEntry) -> Result<(), StoreError> {
+        if self.waits_elsewhere(&entry.peer) {
+            self.parts.store.inner().claim_outgoing(&entry.peer).await?;
+        }
         self.parts.wakeups.request(&entry.peer, &entry.id);
+        Ok(())
     }
 
     /// What a message waits for. `None` if it does not wait.
@@ -77,6 +92,7 @@ impl Outbox {
             return None;
         }
         match self.parts.wakeups.waits(&entry.peer) {
+            _ if self.waits_elsewhere(&entry.peer) => Some(Wait::for_other_node(entry)),
             None if !self.parts.store.is_unlocked() => Some(Wait::for_first_token()),
             waits => Some(wait(entry, &waits.unwrap_or_default(), now())),
         }
@@ -92,8 +108,35 @@ impl Outbox {
         self.origins.open_breakers()
     }
 
-    /// Whether messages wait for a peer.
+    /// Whether messages wait for a peer, here or elsewhere.
     pub fn has_waiting(&self, peer: &str) -> bool {
-        self.parts.wakeups.has_task(peer)
+        self.parts.wakeups.has_task(peer) || self.waits_elsewhere(peer)
+    }
+
+    /// Claims the messages that wait for a peer elsewhere, if the peer has a return route here, and it is time.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store fails.
+    pub(super) async fn claim_if_connected(&self, peer: &str) -> Result<(), StoreError> {
+        if self.next_claim(peer).is_none_or(|due| due > Instant::now()) {
+            return Ok(());
+        }
+        self.claims.begin(peer, Instant::now());
+        let claimed = self.parts.store.inner().claim_outgoing(peer).await;
+        if claimed.is_err() {
+            self.claims.forget(peer);
+        }
+        claimed
+    }
+
+    /// When the messages that wait for a peer elsewhere are claimed. `None` if there are none, or the peer has no return route
+    /// here.
+    pub(super) fn next_claim(&self, peer: &str) -> Option<Instant> {
+        let is_wanted = self.waits_elsewhere(peer) && self.parts.routes.has_any_route(peer);
+        is_wanted.then(|| self.claims.due(peer, Instant::now()))
+    }
+
+    fn waits_elsewhere(&self, peer: &str) -> bool {
+        self.parts.store.inner().waits_elsewhere(peer)
     }
 }

@@ -27,6 +27,8 @@ pub enum WaitReason {
     Peer,
     /// Nothing: the message is being sent, or is sent after those before it.
     Turn,
+    /// Another node of the store, which sends the message. That node knows what it waits for.
+    OtherNode,
 }
 
 /// What the messages of one peer wait for.
@@ -59,6 +61,12 @@ impl Wait {
     pub(super) fn for_first_token() -> Self {
         let problem = Some("no token has opened the store since the agent started".to_owned());
         Self { reason: WaitReason::Token, problem, next_try: None }
+    }
+
+    /// Another node sends the message. The store has what became of the last attempt.
+    pub(super) fn for_other_node(entry: &OutboxEntry) -> Self {
+        let next_try = entry.problem.is_some().then_some(entry.time);
+        Self { reason: WaitReason::OtherNode, problem: entry.problem.clone(), next_try }
     }
 }
 
@@ -132,5 +140,8 @@ mod tests {
         let postponed = Waits { postponed: vec![refused.id.clone()], ..waits };
         assert_eq!(of(&refused, &postponed), (WaitReason::Token, "the token refused it".to_owned(), Some(65)));
         assert_eq!(of(&entry("b", 0, 1, None), &none), (WaitReason::Turn, String::new(), None));
+        let Wait { reason, problem, next_try } = Wait::for_other_node(&tried);
+        assert_eq!((reason, problem.as_deref(), next_try), (WaitReason::OtherNode, Some("status 500"), Some(65)));
+        assert_eq!(Wait::for_other_node(&entry("b", 0, 1, None)).next_try, None);
     }
 }

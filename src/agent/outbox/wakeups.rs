@@ -1,7 +1,7 @@
 //! The peers that have a task in the outbox, the wakeups of these tasks, and what each task waits for.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,8 +20,8 @@ const MAX_REQUESTED: usize = 100;
 pub struct PeerWakeups {
     /// The peers with a task.
     tasks: Mutex<HashMap<String, Arc<TaskSignals>>>,
-    /// The peers that need a task.
-    new: Mutex<Vec<String>>,
+    /// The peers that need a task. There may be many before the store is unlocked.
+    new: Mutex<BTreeSet<String>>,
     /// Signals that there are new peers.
     added: Notify,
 }
@@ -50,7 +50,7 @@ impl PeerWakeups {
     /// Wakes a peer's task. If the peer has no task, the outbox starts one.
     pub fn wake(&self, peer: &str) {
         if !self.wake_task(peer) {
-            self.new.lock().unwrap_or_else(PoisonError::into_inner).push(peer.to_owned());
+            self.peers_without_task().insert(peer.to_owned());
             self.added.notify_one();
         }
     }
@@ -82,10 +82,16 @@ impl PeerWakeups {
         self.tasks().contains_key(peer)
     }
 
+    /// Whether a peer needs a task.
+    #[cfg(test)]
+    pub fn has_new(&self, peer: &str) -> bool {
+        self.peers_without_task().contains(peer)
+    }
+
     /// Takes the peers that need a task, each with the signals of the new task. If a peer has a task by now, that task is
     /// woken instead.
     pub(super) fn take_new(&self) -> Vec<(String, Arc<TaskSignals>)> {
-        let new = std::mem::take(&mut *self.new.lock().unwrap_or_else(PoisonError::into_inner));
+        let new = std::mem::take(&mut *self.peers_without_task());
         let mut started = Vec::new();
         for peer in new {
             match self.tasks().entry(peer.clone()) {
@@ -113,6 +119,10 @@ impl PeerWakeups {
             tasks.remove(peer);
         }
         !is_woken
+    }
+
+    fn peers_without_task(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.new.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tasks(&self) -> MutexGuard<'_, HashMap<String, Arc<TaskSignals>>> {

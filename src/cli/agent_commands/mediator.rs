@@ -53,7 +53,8 @@ struct UseArgs {
 
 /// Lists the mediators, and the state of each
 ///
-/// The state is `live` (the mediator delivers messages at once), `polling`, `connecting` or `away`. The list also shows
+/// The state is `live` (the mediator delivers messages at once), `polling`, `connecting`, `away` or `other-node` (the node that
+/// leads talks to the mediator). The list also shows
 /// what the mediator lacks, the DIDs for which the mediator receives messages, and those that the mediator has not
 /// registered yet.
 #[derive(clap::Args)]
@@ -173,6 +174,7 @@ fn list(client: &AgentClient, out: &Out) -> Result<(), Failure> {
             "live" => "messages are delivered at once".to_owned(),
             "polling" => "messages are fetched from time to time".to_owned(),
             "connecting" => "connecting".to_owned(),
+            "other-node" => "the node that leads talks to it".to_owned(),
             _ => format!("away: {}", text("problem")),
         };
         let lacks = match (text("state"), text("problem")) {

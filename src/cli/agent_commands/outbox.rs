@@ -140,6 +140,7 @@ fn show(message: &Value, out: &Out) -> Result<(), Failure> {
     let state = match (text("state"), text("waits_for")) {
         ("waiting", "token") => "waits for a token",
         ("waiting", "peer") => "waits for the peer",
+        ("waiting", "other-node") => "is sent by another node",
         ("waiting", _) => "waits for its turn",
         (state, _) => state,
     };

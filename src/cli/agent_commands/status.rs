@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 use crate::cli::{
     agent_client::AgentClient,
     failure::Failure,
-    output::{Out, count, short},
+    output::{Out, count, printable, short},
+    unix_time::date_and_minute,
 };
 
 /// Shows the state of the running agent: its tokens, and the messages that wait
 ///
-/// Each token has a line: whether it is ready, since when, and if not, why and what to do.
+/// Each token has a line: whether it is ready, since when, and if not, why and what to do. If the agent shares its store with
+/// others (`node` in `[store]`), each of them has a line, too.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"status", "tokens", "keys"}, as the API has them (docs/api.md)."#)]
 pub struct Args {}
@@ -30,6 +32,9 @@ pub async fn run(_: &Args, client: &AgentClient, out: &Out) -> Result<(), Failur
     let version = status["version"].as_str().unwrap_or_default();
     let verb = if tokens.len() == 1 { "is" } else { "are" };
     out.line(&format!("claviger {version}: {ready} of {} {verb} ready", count(tokens.len(), "token")))?;
+    for node in status["nodes"].as_array().into_iter().flatten() {
+        out.line(&node_line(node))?;
+    }
     for token in &tokens {
         out.line(&token.line())?;
         if let Some(action) = &token.action {
@@ -73,6 +78,15 @@ pub async fn run(_: &Args, client: &AgentClient, out: &Out) -> Result<(), Failur
     Ok(())
 }
 
+/// The line of an agent that shares the store.
+fn node_line(node: &Value) -> String {
+    let text = |name: &str| printable(node[name].as_str().unwrap_or_default());
+    let this = if node["this"] == true { " (this one)" } else { "" };
+    let leads = if node["leads"] == true { ", which leads" } else { "" };
+    let since = date_and_minute(node["since"].as_i64().unwrap_or_default());
+    format!("node {}{this}{leads}: claviger {}, since {since}", text("name"), text("version"))
+}
+
 /// The answer of `/v1/tokens/status`.
 #[derive(Default, Deserialize)]
 struct Tokens {
@@ -108,6 +122,15 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_node_has_a_line() {
+        let line = |this, leads| {
+            node_line(&json!({ "name": "a", "version": "1.2.3", "since": 0, "leads": leads, "this": this }))
+        };
+        assert_eq!(line(true, false), "node a (this one): claviger 1.2.3, since 1970-01-01 00:00 UTC");
+        assert_eq!(line(false, true), "node a, which leads: claviger 1.2.3, since 1970-01-01 00:00 UTC");
+    }
 
     #[test]
     fn a_time_has_one_unit() {

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use claviger::agent::{Agent, RefusedDid};
+use claviger::agent::{Agent, RefusedDid, store::StoreNode};
 use tokio_util::sync::CancellationToken;
 
 /// How long the store may take to answer. A store that takes longer is not ready.
@@ -37,22 +37,31 @@ pub async fn serve(listener: TcpListener, agent: Arc<Agent>, shutdown: Cancellat
 }
 
 async fn ready(State(agent): State<Arc<Agent>>) -> Response {
-    match tokio::time::timeout(TIMEOUT, agent.store().probe_write()).await {
-        Ok(Ok(())) => {
+    let probe = async {
+        agent.store().probe_write().await?;
+        agent.nodes().await
+    };
+    match tokio::time::timeout(TIMEOUT, probe).await {
+        Ok(Ok(nodes)) => {
             let own_dids = agent.own_dids();
             let refused = own_dids.refused();
             let is_any_served = refused.is_empty() || !own_dids.dids().is_empty();
             let status = if is_any_served { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            (status, readiness(is_any_served, &refused)).into_response()
+            (status, readiness(is_any_served, &refused, &nodes)).into_response()
         }
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not answer\n").into_response(),
     }
 }
 
-/// The text of `/ready`: the DIDs that are refused are named, each with its keys that are not proved.
-fn readiness(is_any_served: bool, refused: &[RefusedDid]) -> String {
+/// The text of `/ready`: names this node, if it shares the store with others, and the DIDs that are refused, each with its keys
+/// that are not proved.
+fn readiness(is_any_served: bool, refused: &[RefusedDid], nodes: &[StoreNode]) -> String {
     let mut text = if is_any_served { "ready\n" } else { "not ready: each DID is refused\n" }.to_owned();
+    for StoreNode { name, leads, .. } in nodes.iter().filter(|node| node.is_this) {
+        let leads = if *leads { ", which leads" } else { "" };
+        text += &format!("node: {name}{leads}\n");
+    }
     for key in refused.iter().flat_map(|refused| &refused.keys) {
         text += &format!("DID refused: {} is not proved: {}\n", key.id, key.why);
     }

@@ -4,6 +4,6 @@ mod did_web;
 mod did_webvh;
 mod http;
 mod redirects;
-mod server;
+pub mod server;
 mod tls;
 mod websocket;

@@ -5,11 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-
-use serde::{Deserialize, Serialize};
-use tokio::sync::OnceCell;
 
 use super::letter::KeptLetter;
 use crate::agent::{
@@ -18,6 +15,7 @@ use crate::agent::{
     protocol::RecordType,
     store::{Delivery, StoreError, UNREAD},
 };
+use serde::{Deserialize, Serialize};
 
 /// A letter that a webhook has set aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,8 +57,10 @@ fn id(webhook: &str, letter: &str) -> String {
 /// All dead letters. Their ids are in memory, so that a webhook skips them without reading the store.
 pub(in crate::agent::api) struct DeadLetters {
     agent: Arc<Agent>,
-    /// The letters, by the name of their webhook. Loaded with the first call of [`DeadLetters::load`].
-    ids: OnceCell<Mutex<BTreeMap<String, Ids>>>,
+    /// The letters, by the name of their webhook. `None` until they are read.
+    ids: Mutex<Option<BTreeMap<String, Ids>>>,
+    /// Held while they are read.
+    reading: tokio::sync::Mutex<()>,
 }
 
 /// The ids of letters, and whether each is a message of a stranger.
@@ -71,7 +71,7 @@ const PAGE_SIZE: usize = 1000;
 
 impl DeadLetters {
     pub fn new(agent: Arc<Agent>) -> Self {
-        Self { agent, ids: OnceCell::new() }
+        Self { agent, ids: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
 
     /// Reads the ids, unless that was done before.
@@ -79,23 +79,33 @@ impl DeadLetters {
     /// # Errors
     /// [`StoreError::Unavailable`] while the store is sealed; another [`StoreError`] if the store fails.
     pub async fn load(&self) -> Result<(), StoreError> {
-        let read = async {
-            let mut ids = BTreeMap::<String, Ids>::new();
-            let mut after = String::new();
-            loop {
-                let page = self.agent.store.list::<DeadLetter>(&after, PAGE_SIZE).await?;
-                let Some((last, _)) = page.last() else { break };
-                after.clone_from(last);
-                for (_, dead) in page {
-                    ids.entry(dead.webhook).or_default().insert(dead.letter.id().to_owned(), dead.of_stranger);
-                }
-            }
+        let _reading = self.reading.lock().await;
+        if self.lock().is_none() {
+            let ids = self.read_ids().await?;
             for (webhook, ids) in &ids {
                 self.agent.metrics.set_dead_letters(webhook, ids.len());
             }
-            Ok(Mutex::new(ids))
-        };
-        self.ids.get_or_try_init(|| read).await.map(drop)
+            *self.lock() = Some(ids);
+        }
+        Ok(())
+    }
+
+    /// Forgets the ids, because another node sets letters aside from now on.
+    pub fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    async fn read_ids(&self) -> Result<BTreeMap<String, Ids>, StoreError> {
+        let mut ids = BTreeMap::<String, Ids>::new();
+        let mut after = String::new();
+        loop {
+            let page = self.agent.store.list::<DeadLetter>(&after, PAGE_SIZE).await?;
+            let Some((last, _)) = page.last() else { return Ok(ids) };
+            after.clone_from(last);
+            for (_, dead) in page {
+                ids.entry(dead.webhook).or_default().insert(dead.letter.id().to_owned(), dead.of_stranger);
+            }
+        }
     }
 
     /// Whether a webhook has set this letter aside.
@@ -216,15 +226,18 @@ impl DeadLetters {
     }
 
     fn read<T: Default>(&self, read: impl FnOnce(&BTreeMap<String, Ids>) -> T) -> T {
-        let ids = self.ids.get().map(|ids| ids.lock().unwrap_or_else(PoisonError::into_inner));
-        ids.map(|ids| read(&ids)).unwrap_or_default()
+        self.lock().as_ref().map(read).unwrap_or_default()
     }
 
     fn change(&self, webhook: &str, change: impl FnOnce(&mut Ids) -> Option<bool>) {
-        let Some(ids) = self.ids.get() else { return };
-        let mut ids = ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = self.lock();
+        let Some(ids) = ids.as_mut() else { return };
         let of_webhook = ids.entry(webhook.to_owned()).or_default();
         change(of_webhook);
         self.agent.metrics.set_dead_letters(webhook, of_webhook.len());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<String, Ids>>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,6 +4,8 @@
 //! - `acceptance.rs` acknowledges a message once each webhook that wants it has accepted it.
 //! - `dead_letters.rs` keeps the letters that were set aside.
 //! - `running.rs` has the state of a webhook.
+//!
+//! Of several nodes that share a store, the one that leads posts.
 
 mod acceptance;
 mod dead_letters;
@@ -22,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::webhook::Webhook;
 use crate::{
-    agent::{agent::Agent, store::StoreError},
+    agent::{agent::Agent, leading::Leading, store::StoreError},
     net::HttpClient,
 };
 use acceptance::Acceptance;
@@ -54,8 +56,8 @@ impl Webhooks {
         Self { agent, dead, running: Mutex::new(Running { webhooks: Vec::new(), acceptance }) }
     }
 
-    /// Replaces all webhooks. Returns the name of each, and its task, which posts letters until `stop`. The tasks of the
-    /// webhooks before must have ended: two tasks would post the same letters.
+    /// Replaces all webhooks. Returns the task of each, which posts letters while this node leads, until `stop`. The tasks of
+    /// the webhooks before must have ended: two tasks would post the same letters.
     pub fn replace(
         &self,
         webhooks: Vec<(Webhook, HttpClient)>,
@@ -65,7 +67,9 @@ impl Webhooks {
         let acceptance = Arc::new(Acceptance::new(self.agent.clone(), self.dead.clone(), settings));
         let webhooks: Vec<_> =
             webhooks.into_iter().map(|(webhook, client)| Arc::new(RunningWebhook::new(webhook, client))).collect();
-        self.agent.metrics.set_webhooks(webhooks.iter().map(|webhook| webhook.name()));
+        if self.posts_here() {
+            self.agent.metrics.set_webhooks(webhooks.iter().map(|webhook| webhook.name()));
+        }
         self.record_events(&webhooks);
         *self.lock() = Running { webhooks: webhooks.clone(), acceptance: acceptance.clone() };
         webhooks.into_iter().map(|webhook| self.task(webhook, acceptance.clone(), stop.clone())).collect()
@@ -91,13 +95,31 @@ impl Webhooks {
             acceptance: acceptance.clone(),
             dead: dead.clone(),
         };
-        let worker = Worker::new(agent, webhook, acceptance, dead);
+        let mut leading = Leading::of(&**agent.store());
         async move {
-            tokio::select! {
-                () = worker.run(stop) => {}
-                () = resender.run() => {}
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = leading.begins() => {}
+                }
+                agent.metrics.begin_webhook(webhook.name());
+                let worker = Worker::new(agent.clone(), webhook.clone(), acceptance.clone(), dead.clone());
+                tokio::select! {
+                    () = worker.run(stop.clone()) => return,
+                    () = resender.run() => {}
+                    // The node that leads now has read the position, perhaps, and writes it.
+                    () = leading.ends() => {}
+                }
+                webhook.leave();
+                dead.forget();
+                agent.metrics.end_webhooks();
             }
         }
+    }
+
+    /// Whether this node posts to the webhooks.
+    pub(super) fn posts_here(&self) -> bool {
+        Leading::of(&**self.agent.store()).is_now()
     }
 
     /// The webhooks, in configured order.
@@ -134,6 +156,10 @@ impl Webhooks {
     /// # Errors
     /// [`StoreError`] if the store fails.
     pub(super) async fn acknowledged(&self, messages: &[String]) -> Result<(), StoreError> {
+        if !self.posts_here() {
+            // The node that leads removes them from time to time.
+            return Ok(());
+        }
         // Without a webhook, nobody has read them yet.
         match self.dead.load().await {
             Ok(()) => self.dead.remove_messages(messages).await,

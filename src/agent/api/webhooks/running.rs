@@ -108,6 +108,12 @@ impl RunningWebhook {
         *self.lock() = Status::default();
     }
 
+    /// Forgets how the webhook was doing, because another node posts from now on.
+    pub(super) fn leave(&self) {
+        *self.lock() = Status::default();
+        self.resends.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Records a failed attempt. Returns the number of failures in a row.
     pub(super) fn failed(&self, problem: String) -> u32 {
         let mut status = self.lock();

@@ -47,6 +47,7 @@ fn card(app: &App, message: &Value, labels: &BTreeMap<&str, Value>) -> Markup {
                     @match member(message, "waits_for") {
                         "token" => "Waits for a token",
                         "peer" => "Waits for the peer",
+                        "other-node" => "Is sent by another node",
                         _ => "Waits for its turn",
                     }
                     @if let Some(next) = message["next_try"].as_i64() { ", next try in " (until(next)) }
