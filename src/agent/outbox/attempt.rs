@@ -53,8 +53,9 @@ pub(super) enum Attempt {
     TokenAway(Duration, String),
     /// This message waits for this long, and no other.
     Postponed(Duration),
-    /// The peer is unreachable, or asks us to wait. The next attempt is after this pause.
-    PeerUnavailable(Duration, String),
+    /// The peer is unreachable, or asks us to wait. The next attempt is after this pause. `is_refused`: the peer has answered,
+    /// and may accept another message.
+    PeerUnavailable { pause: Duration, problem: String, is_refused: bool },
 }
 
 /// Why an attempt did not send its message.
@@ -79,6 +80,8 @@ struct Tried {
     /// Whether a server may accept the message later, and whether one refused it for good.
     any_retryable: bool,
     any_refused: bool,
+    /// Whether any server has answered.
+    any_answer: bool,
     /// Whether any route was tried.
     any_route: bool,
 }
@@ -117,13 +120,14 @@ impl Outbox {
                 if entry.problem.is_none() {
                     self.record_later(entry, begun, pause, paused.problem.clone(), shutdown).await;
                 }
-                Attempt::PeerUnavailable(pause, paused.problem)
+                Attempt::PeerUnavailable { pause, problem: paused.problem, is_refused: false }
             }
             Unsent::NotPacked(PackError::Failed(error)) | Unsent::Failed(error) if error.is_retryable => {
                 let shortest = error.retry_after.unwrap_or_default().min(options.longest_pause);
                 let pause = backoff(failures).max(shortest);
                 self.record_later(entry, begun, pause, error.reason.clone(), shutdown).await;
-                Attempt::PeerUnavailable(pause, error.reason)
+                let is_refused = error.fault == SendFault::Refused;
+                Attempt::PeerUnavailable { pause, problem: error.reason, is_refused }
             }
             Unsent::NotPacked(PackError::Failed(error)) | Unsent::Failed(error) => {
                 tracing::warn!(id = entry.message, reason = error.reason, "message not sent, and given up");
@@ -360,6 +364,7 @@ impl Tried {
             _ => self.any_refused = true,
         }
         self.any_route |= error.fault != SendFault::Unusable;
+        self.any_answer |= error.fault == SendFault::Refused;
         self.retry_after = self.retry_after.max(error.retry_after);
         self.reasons.push(error.reason);
     }
@@ -376,13 +381,13 @@ impl Tried {
         if let Some((end, _)) = reason.char_indices().find(|(at, _)| *at >= MAX_REASON) {
             reason.truncate(end);
         }
+        let fault = if self.any_answer { SendFault::Refused } else { SendFault::Unreachable };
+        let later = |reason| SendError { fault, retry_after: self.retry_after, ..SendError::retryable(reason) };
         match self.paused {
             // Nothing was tried: the message does not count as tried either.
             Some(paused) if !self.any_route => Unsent::Paused(paused),
-            Some(_) => Unsent::Failed(SendError { retry_after: self.retry_after, ..SendError::retryable(reason) }),
-            None if self.any_retryable => {
-                Unsent::Failed(SendError { retry_after: self.retry_after, ..SendError::retryable(reason) })
-            }
+            Some(_) => Unsent::Failed(later(reason)),
+            None if self.any_retryable => Unsent::Failed(later(reason)),
             None if self.any_refused => Unsent::Failed(SendError::permanent(reason)),
             None => {
                 let reason = match reason.is_empty() {

@@ -106,7 +106,7 @@ impl Outbox {
             unrecorded.shrink_to(most_unrecorded(&window)).await;
             let limit = if failures == 0 { window.size().min(READ_AHEAD) } else { 1 };
             let (is_woken, was_drained) = (signals.take_wakeup(), std::mem::take(&mut is_drained));
-            let batch = match was_drained && !is_woken {
+            let mut batch = match was_drained && !is_woken {
                 true => Batch { is_rest: true, ..Batch::default() },
                 false => match self.next_batch(peer, &left_out, unrecorded.ids(), limit, signals).await {
                     Ok(batch) => batch,
@@ -117,8 +117,11 @@ impl Outbox {
                     }
                 },
             };
-            if batch.entries.is_empty() && !left_out.failed.is_empty() {
-                left_out.failed.clear();
+            if !batch.is_requested && left_out.leave_out_behind(&mut batch.entries) && batch.entries.is_empty() {
+                continue;
+            }
+            if batch.entries.is_empty() && left_out.has_failed() {
+                left_out.clear_failed();
                 continue;
             }
             if batch.entries.is_empty() {
@@ -153,12 +156,12 @@ impl Outbox {
                         }
                         left_out.leave_out_sender(entry.sender, pause, problem);
                     }
-                    Attempt::Postponed(pause) => left_out.postpone(entry.id, pause),
-                    Attempt::PeerUnavailable(pause, problem) => {
+                    Attempt::Postponed(pause) => left_out.postpone(entry, pause),
+                    Attempt::PeerUnavailable { pause, problem, is_refused } => {
                         if unavailable.as_ref().is_none_or(|(longest, _)| pause > *longest) {
                             unavailable = Some((pause, problem));
                         }
-                        left_out.failed.push(entry.id);
+                        left_out.fail(entry, is_refused);
                     }
                 }
             }
@@ -172,9 +175,6 @@ impl Outbox {
                 Some((pause, problem)) => {
                     window.close();
                     failures = failures.saturating_add(1);
-                    if left_out.failed.len() > MAX_LEFT_OUT {
-                        left_out.failed.clear();
-                    }
                     left_out.peer = Some(Pause::new(pause, problem));
                     self.pause(pause, peer, &mut left_out, signals, shutdown).await;
                 }
@@ -185,7 +185,7 @@ impl Outbox {
                     failures = 0;
                     left_out.peer = None;
                     is_drained = is_complete && left_out.is_empty();
-                    left_out.failed.clear();
+                    left_out.clear_failed();
                 }
                 // Messages are tried early.
                 None if left_out.postponed.len() >= MAX_LEFT_OUT => {
@@ -265,7 +265,7 @@ impl Outbox {
                 () = tokio::time::sleep_until(until) => return,
                 () = shutdown.cancelled() => return,
                 () = signals.wakeup.notified() => if self.parts.routes.has_any_route(peer) {
-                    return left_out.failed.clear();
+                    return left_out.clear_failed();
                 },
             }
         }

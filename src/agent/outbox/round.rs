@@ -4,7 +4,7 @@
 //! How many are under way at once is the peer's window. It grows while the peer's server has room, so that a distant server
 //! gets messages as fast as a near one. It shrinks to [`OutboxOptions::concurrent_per_peer`](super::OutboxOptions) when messages
 //! wait for their turn at the server, since others have messages for it too, or when our token is what they wait for. Messages
-//! of one thread are sent one after the other.
+//! of one thread are sent one after the other: one that was not sent is passed by those behind it only if its peer has refused it.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -151,8 +151,8 @@ impl<'a> Round<'a> {
         loop {
             let is_behind = unrecorded.len() > most_unrecorded(window);
             if !is_behind {
-                self.begin(window);
-                if self.wants_more(window) {
+                self.begin(window, left_out);
+                if self.wants_more(window, left_out) {
                     self.read(left_out, unrecorded);
                 }
             }
@@ -196,10 +196,11 @@ impl<'a> Round<'a> {
         self.queue.extend(batch);
     }
 
-    /// Begins messages until the window is full. A message waits while another one of its thread is under way.
-    fn begin(&mut self, window: &PeerWindow) {
+    /// Begins messages until the window is full. A message waits while another one of its thread is under way, or is left out and
+    /// goes first.
+    fn begin(&mut self, window: &PeerWindow, left_out: &LeftOut) {
         while self.under_way.len() < self.most(window) && !self.ends() {
-            let at = self.queue.iter().position(|entry| self.is_requested || self.is_free(entry));
+            let at = self.queue.iter().position(|entry| self.is_requested || self.is_free(entry, left_out));
             let Some(entry) = at.and_then(|at| self.queue.remove(at)) else { break };
             self.under_way.push((entry.id.clone(), entry.thread.clone()));
             let (outbox, failures, shutdown) = (self.outbox, self.failures, self.shutdown);
@@ -212,9 +213,9 @@ impl<'a> Round<'a> {
         (self.has_begun, self.is_requested) = (true, false);
     }
 
-    /// Whether no message of the same thread is under way.
-    fn is_free(&self, entry: &OutboxEntry) -> bool {
-        self.under_way.iter().all(|(_, thread)| *thread != entry.thread)
+    /// Whether no message of the same thread is under way or goes first.
+    fn is_free(&self, entry: &OutboxEntry, left_out: &LeftOut) -> bool {
+        !left_out.is_behind(entry) && self.under_way.iter().all(|(_, thread)| *thread != entry.thread)
     }
 
     /// Whether no other message is begun.
@@ -228,11 +229,11 @@ impl<'a> Round<'a> {
     }
 
     /// Whether more messages should be read: the window is not full, and few of those that were read may be begun.
-    fn wants_more(&self, window: &PeerWindow) -> bool {
+    fn wants_more(&self, window: &PeerWindow, left_out: &LeftOut) -> bool {
         let is_due = self.until.is_some_and(|until| until <= Instant::now());
         let may_read = self.failures == 1 && !self.is_rest && !self.is_reading && !self.ends() && !is_due;
         let most_queued = if self.are_small { MAX_QUEUED } else { READ_AHEAD };
-        let is_needed = || self.queue.iter().filter(|entry| self.is_free(entry)).count() < READ_AHEAD / 4;
+        let is_needed = || self.queue.iter().filter(|entry| self.is_free(entry, left_out)).count() < READ_AHEAD / 4;
         may_read && self.under_way.len() < self.most(window) && self.queue.len() < most_queued && is_needed()
     }
 
