@@ -54,8 +54,8 @@ pub trait Store: Send + Sync + 'static {
     /// Postpones an envelope that cannot be opened now, and records the reason.
     async fn postpone(&self, envelope: i64, postponement: Postponement) -> Result<(), StoreError>;
 
-    /// Makes all postponed envelopes due, except those that wait for the document of their sender, or have `max_attempts`
-    /// attempts ([`PendingEnvelope::attempts`]).
+    /// Makes all postponed envelopes of this node due, except those that wait for the document of their sender, or have
+    /// `max_attempts` attempts ([`PendingEnvelope::attempts`]).
     async fn make_due(&self, max_attempts: u32) -> Result<(), StoreError>;
 
     /// Deletes at most `limit` envelopes that arrived at `arrived` or before, oldest first, and returns them. They are

@@ -281,11 +281,11 @@ pub(super) async fn postpone(db: &Db<'_>, envelope: i64, postponement: &Postpone
     Ok(())
 }
 
-/// Makes all envelopes due that do not wait for the document of their sender.
+/// Makes all envelopes of this node due that do not wait for the document of their sender.
 pub(super) async fn make_due(db: &Db<'_>, max_attempts: u32) -> Outcome<()> {
     let update = "UPDATE envelopes SET next_try = 0
-        WHERE next_try > $1 AND unresolved_since IS NULL AND attempts < $2";
-    db.execute(update, params![now(), i64::from(max_attempts)]).await?;
+        WHERE next_try > $1 AND unresolved_since IS NULL AND attempts < $2 AND ($3::int8 IS NULL OR node = $3)";
+    db.execute(update, params![now(), i64::from(max_attempts), db.node().worker()]).await?;
     Ok(())
 }
 
