@@ -66,12 +66,13 @@ gate: rust ## search the memory of a working agent for secrets, SNAPSHOTS (1000)
 	@$(modules)
 	CLAVIGER_GATE_SNAPSHOTS=$(SNAPSHOTS) cargo test $(workspace) --test process -- memory_gate::
 
-soak: rust ## run the long tests: operations on a failing token, derivations, ten minutes of attacks; SOAK=short: three minutes
+soak: rust ## run the long tests: operations on a failing token, derivations, ten minutes of attacks, five of failing nodes; SOAK=short: five minutes
 	@$(modules)
 	export CLAVIGER_SOAK=$(SOAK)
 	soak=(cargo test $(workspace) $(if $(filter whole,$(SOAK)),$(optimised)))
 	"$${soak[@]}" --test keeper -- soak:: --nocapture --test-threads=1
 	"$${soak[@]}" --test daemon -- attacks:: --nocapture
+	"$${soak[@]}" --test daemon -- nodes:: --nocapture --test-threads=1
 
 # BENCH_FLAGS=--test only checks that the benchmarks run, so a debug build is enough.
 bench: rust ## measure the figures of docs/performance.md, and those of didcomm 0.4.1

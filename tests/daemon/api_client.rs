@@ -21,6 +21,8 @@ const JSON: &str = "content-type: application/json\r\n";
 #[derive(Debug, Clone)]
 pub enum ApiClient {
     Unix(PathBuf),
+    /// A socket whose agent must answer within this time.
+    UnixWithin(PathBuf, Duration),
     Loopback(u16),
 }
 
@@ -100,12 +102,14 @@ impl ApiClient {
             let _ = stream.write_all(request.as_bytes());
             Box::new(stream)
         }
+        let unix = |path: &PathBuf, time: Duration| {
+            let stream = UnixStream::connect(path).ok()?;
+            stream.set_read_timeout(Some(time)).unwrap();
+            Some(write(stream, request))
+        };
         match self {
-            Self::Unix(path) => {
-                let stream = UnixStream::connect(path).ok()?;
-                stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-                Some(write(stream, request))
-            }
+            Self::Unix(path) => unix(path, TIMEOUT),
+            Self::UnixWithin(path, time) => unix(path, *time),
             Self::Loopback(port) => {
                 let stream = TcpStream::connect(("127.0.0.1", *port)).ok()?;
                 stream.set_read_timeout(Some(TIMEOUT)).unwrap();

@@ -15,6 +15,7 @@ use crate::{
     load::LoadGenerator,
     postgres::daemon_on,
     postgres_server::Server,
+    random::Random,
 };
 
 /// The longest pause, in milliseconds, between a recovery and the next kill.
@@ -118,25 +119,4 @@ fn kill([alice, bob]: [Daemon; 2], rounds: usize) {
         random.seed,
     );
     assert!(twice.is_empty(), "handled twice: {twice:?}");
-}
-
-/// A Xorshift generator, seeded by the time.
-struct Random {
-    seed: u64,
-    state: u64,
-}
-
-impl Random {
-    fn new() -> Self {
-        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let seed = u64::from(time.subsec_nanos()) | 1;
-        Self { seed, state: seed }
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state % limit
-    }
 }

@@ -273,13 +273,14 @@ fn kill(process: u32) {
     send_signal(process, Signal::KILL);
 }
 
-fn send_signal(process: u32, signal: Signal) {
+pub fn send_signal(process: u32, signal: Signal) {
     let pid = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process id");
     // The process may have ended already.
     let _ = kill_process(pid, signal);
 }
 
-fn children(pid: u32) -> Vec<u32> {
+/// The child processes of a process.
+pub fn children(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()

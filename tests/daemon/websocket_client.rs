@@ -82,6 +82,13 @@ impl WebSocketClient {
         Self(client(format!("ws://127.0.0.1:{port}/"), stream).expect("a WebSocket").0)
     }
 
+    /// Opens a WebSocket at an address and port. Returns none if there is no response within this time.
+    pub fn try_open(address: (&str, u16), time: Duration) -> Option<Self> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(time)).unwrap();
+        Some(Self(client(format!("ws://{}:{}/", address.0, address.1), stream).ok()?.0))
+    }
+
     pub fn send(&mut self, packed: &str) -> Result<(), tungstenite::Error> {
         self.0.send(Frame::text(packed))
     }

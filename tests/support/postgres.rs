@@ -24,6 +24,8 @@ pub struct Server {
     programs: PathBuf,
     folder: PathBuf,
     port: u16,
+    /// The arguments of `nsenter` for the server's network namespace. Empty: that of this process.
+    namespace: Vec<String>,
     databases: AtomicU32,
 }
 
@@ -42,16 +44,21 @@ impl Server {
     /// # Panics
     /// If PostgreSQL is missing and `CI` or `CLAVIGER_REQUIRE_TOKENS` is set, or if the server does not start.
     pub fn start() -> Option<Self> {
+        Self::start_at("127.0.0.1", &[])
+    }
+
+    /// Like `start`, at this address and in this network namespace: the arguments of `nsenter` for it, or none.
+    pub fn start_at(address: &str, namespace: &[String]) -> Option<Self> {
         let Some(programs) = programs() else {
             report_missing("PostgreSQL");
             return None;
         };
-        let folder = folder();
-        let server = Self { programs, folder, port: claviger_testkit::free_port(), databases: AtomicU32::new(0) };
+        let (folder, port, namespace) = (folder(), claviger_testkit::free_port(), namespace.to_vec());
+        let server = Self { programs, folder, port, namespace, databases: AtomicU32::new(0) };
         watch(&server.folder, "data/postmaster.pid");
         server.run("initdb", &["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync"]);
         let settings = [
-            "listen_addresses = '127.0.0.1'",
+            &format!("listen_addresses = '{address}'"),
             &format!("port = {}", server.port),
             &format!("unix_socket_directories = '{}'", server.folder.display()),
             "ssl = on",
@@ -63,9 +70,12 @@ impl Server {
             "synchronous_commit = off",
         ];
         server.write("postgresql.conf", &settings.join("\n"));
-        server.write("pg_hba.conf", "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n");
+        server.write("pg_hba.conf", "local all all trust\nhostssl all all samenet scram-sha-256\n");
         let key = KeyPair::generate().expect("a key");
-        let certificate = CertificateParams::new(["localhost".to_owned()]).and_then(|params| params.self_signed(&key));
+        // Without a namespace the address is not in it, so that a client must name the right host.
+        let names = ["localhost"].into_iter().chain((!server.namespace.is_empty()).then_some(address));
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        let certificate = CertificateParams::new(names).and_then(|params| params.self_signed(&key));
         server.write("server.crt", &certificate.expect("a certificate").pem());
         server.write("server.key", &key.serialize_pem());
         server.restart();
@@ -153,7 +163,7 @@ impl Server {
 
     /// Runs a program of the server on its data.
     fn run(&self, program: &str, arguments: &[&str]) {
-        let mut command = as_other_user(&self.programs.join(program));
+        let mut command = in_namespace(&self.namespace, as_other_user(&self.programs.join(program)));
         // The user may not enter the folder of this process.
         let command = command.current_dir("/").args(arguments).arg("--pgdata").arg(self.data()).stdin(Stdio::null());
         // The server would keep pipes open.
@@ -215,4 +225,14 @@ pub fn as_other_user(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(program);
     command
+}
+
+/// The same command in the network namespace of these arguments of `nsenter`, if there are any.
+fn in_namespace(namespace: &[String], command: Command) -> Command {
+    if namespace.is_empty() {
+        return command;
+    }
+    let mut inside = Command::new("nsenter");
+    inside.args(namespace).arg(command.get_program()).args(command.get_args());
+    inside
 }
