@@ -19,7 +19,7 @@ use crate::{
     random::Random,
 };
 
-const WRITING_PEERS: usize = 3;
+const WRITING_PEERS: usize = 5;
 const SOCKET_PEERS: usize = 2;
 const APPLICATIONS: usize = 3;
 /// How long messages may wait at the end: the agent pauses before it tries an unreachable peer again.
