@@ -300,8 +300,7 @@ impl Inbox {
         });
         let did = opened_by.unwrap_or(&envelope.recipient);
         // A did:peer:4 has two names. The recipient gets the name that is the document's id.
-        let document = self.parts.own_dids.document(did);
-        let recipient = document.map_or_else(|| did.to_owned(), |document| document.id().to_owned());
+        let recipient = self.parts.own_dids.find_did(did).unwrap_or_else(|| did.to_owned());
         let sender = message.from.as_deref().filter(|_| provenance.authenticated);
         let sender = sender.map(|did| canonical_did(did).into_owned());
         Ok(Received { message, provenance, recipient, sender, time: envelope.received })

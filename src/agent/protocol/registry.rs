@@ -71,6 +71,9 @@ impl Registry {
 
 /// Whether a message belongs to a protocol, in any version.
 fn is_same_protocol(protocol: &dyn Protocol, kind: &MessageType<'_>) -> bool {
+    if !protocol.piuri().starts_with(kind.doc_uri) {
+        return false;
+    }
     let own = format!("{}/message", protocol.piuri());
     MessageType::parse(&own).is_some_and(|own| own.doc_uri == kind.doc_uri && same_name(own.protocol, kind.protocol))
 }

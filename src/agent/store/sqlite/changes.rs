@@ -28,7 +28,7 @@ use crate::agent::{
 pub(super) fn commit(db: &Connection, commit: &Commit, limits: &SqliteOptions) -> Outcome<CommitOutcome> {
     let now = now();
     for Expectation { kind, key, revision } in &commit.expects {
-        if revisions(db, kind, key, now)?.current != *revision {
+        if current_revision(db, kind, key, now)? != *revision {
             return Err(Rollback::Answer(CommitOutcome::Conflict));
         }
     }
@@ -62,9 +62,9 @@ pub(super) fn commit(db: &Connection, commit: &Commit, limits: &SqliteOptions) -
                 return Err(Rollback::Answer(CommitOutcome::Conflict));
             }
         }
-        strangers::check_age(db, stranger.map_or(commit.created_by_stranger, |stranger| stranger.created))?;
-        if let Some(stranger) = stranger {
-            strangers::bound_marks(db, stranger, now, limits)?;
+        match stranger {
+            Some(stranger) => strangers::bound_marks(db, stranger, now, limits)?,
+            None => strangers::check_age(db, commit.created_by_stranger)?,
         }
     }
     for change in &commit.changes {
@@ -146,6 +146,12 @@ struct Revisions {
     current: i64,
     /// The revision that a write gives the record.
     next: i64,
+}
+
+/// Returns the stored revision of a record: [`Revisions::current`].
+fn current_revision(db: &Connection, kind: &str, key: &str, now: Millis) -> rusqlite::Result<i64> {
+    let find = "SELECT revision FROM records WHERE kind = ?1 AND key = ?2 AND ifnull(expires > ?3, true)";
+    Ok(query_one(db, find, params![kind, key, now], |row| row.get(0))?.unwrap_or(0))
 }
 
 fn revisions(db: &Connection, kind: &str, key: &str, now: Millis) -> rusqlite::Result<Revisions> {

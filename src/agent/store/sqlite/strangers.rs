@@ -118,14 +118,20 @@ pub(super) fn check_age(db: &Connection, created: Option<Millis>) -> Result<(), 
     }
 }
 
-/// Drops the oldest marks of strangers' messages if there are too many. A mark whose `created` is in the future is kept until
-/// then: otherwise its time would make the messages of all other strangers too old. A tenth of the room is for such marks.
+/// Checks the age of a stranger's message, and drops the oldest marks of strangers' messages if there are too many. A mark whose
+/// `created` is in the future is kept until then: otherwise its time would make the messages of all other strangers too old. A
+/// tenth of the room is for such marks.
 pub(super) fn bound_marks(
     db: &Connection,
     stranger: &Stranger,
     now: Millis,
     limits: &SqliteOptions,
 ) -> Result<(), Rollback<CommitOutcome>> {
+    let sums = query_one(db, "SELECT marks, dropped FROM of_strangers", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (marks, dropped): (i64, Millis) = sums.unwrap_or_default();
+    if stranger.created.is_some_and(|created| created <= dropped) {
+        return Err(Rollback::Answer(CommitOutcome::TooOld));
+    }
     let limit = i64::try_from(limits.max_stranger_marks).unwrap_or(i64::MAX);
     if stranger.created.is_some_and(|created| created > now) {
         let full = "SELECT 1 FROM handled WHERE stranger = 1 AND created > ?1 LIMIT 1 OFFSET ?2";
@@ -133,7 +139,6 @@ pub(super) fn bound_marks(
             return Err(Rollback::Answer(CommitOutcome::DatedAhead));
         }
     }
-    let marks: i64 = query_one(db, "SELECT marks FROM of_strangers", [], |row| row.get(0))?.unwrap_or(0);
     let surplus = marks.saturating_sub(limit);
     if surplus > 0 {
         let oldest = "SELECT seq FROM handled WHERE stranger = 1 AND ifnull(created <= ?2, true) ORDER BY seq LIMIT ?1";
