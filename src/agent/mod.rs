@@ -37,6 +37,7 @@ mod peer_documents;
 mod peer_names;
 pub mod protocol;
 mod published;
+mod recent_digests;
 mod recipient_check;
 mod record_cache;
 mod recorded_events;

@@ -3,13 +3,16 @@
 //! What this process writes is forgotten at once. What another process has written, or the store has deleted by itself, is not
 //! seen here: who needs to know has the commit compare the revisions ([`Commit::expects`]), or asks for recent records.
 //!
+//! A peer that has no record is new, or nearly always: its digest is not among those of the records that were read or written
+//! lately, nor of the connections with known peers.
+//!
 //! Strangers share a small part of the room, and push out nobody else. A known peer has a few records here, whatever it sends.
 //!
 //! [`Commit::expects`]: super::store::Commit::expects
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -19,9 +22,10 @@ use quick_cache::{Weighter, sync::Cache};
 
 use super::{
     clock::now,
+    recent_digests::RecentDigests,
     store::{
         digests::record_digest,
-        types::{CONNECTION_KIND, Change, OWN_ROTATION_KIND, PEER_ROTATION_KIND, Record},
+        types::{CONNECTION_KIND, Change, OWN_ROTATION_KIND, PEER_ROTATION_KIND, Record, digest_beginning},
     },
 };
 
@@ -32,6 +36,9 @@ const OTHER_BYTES: u64 = 1024 * 1024;
 /// What an entry takes beside its texts, in bytes.
 const ENTRY_BYTES: u64 = 200;
 
+/// How many digests of records that exist are remembered, in each of two generations: together about 2 MB.
+const MAX_SEEN: usize = 50_000;
+
 type Digest = [u8; 32];
 
 /// Records as they were read, by their digests.
@@ -40,6 +47,14 @@ pub struct RecordCache {
     others: Cache<Digest, Remembered, ByBytes>,
     /// How often records of these kinds were changed.
     changes: AtomicU64,
+    seen: Mutex<Seen>,
+}
+
+/// The records of these kinds that exist, or have existed.
+struct Seen {
+    digests: RecentDigests,
+    /// Whether the connections with known peers are among them.
+    is_complete: bool,
 }
 
 #[derive(Clone)]
@@ -65,7 +80,8 @@ pub struct BeforeRead(u64);
 impl Default for RecordCache {
     fn default() -> Self {
         let with_room = |bytes: u64| Cache::with_weighter((bytes / 1024) as usize, bytes, ByBytes);
-        Self { known: with_room(KNOWN_BYTES), others: with_room(OTHER_BYTES), changes: AtomicU64::new(0) }
+        let seen = Mutex::new(Seen { digests: RecentDigests::new(MAX_SEEN), is_complete: false });
+        Self { known: with_room(KNOWN_BYTES), others: with_room(OTHER_BYTES), changes: AtomicU64::new(0), seen }
     }
 }
 
@@ -80,6 +96,27 @@ impl RecordCache {
             (!has_expired && found.read.elapsed() < max_age).then_some(found.record)
         };
         places.iter().map(find).collect()
+    }
+
+    /// Adds the keys of all connections with known peers. Before, no record is taken to be absent.
+    pub fn complete(&self, known_connections: &[String]) {
+        let digests = known_connections.iter().map(|key| record_digest(CONNECTION_KIND, key));
+        let mut seen = self.seen();
+        seen.digests.add_older(digests.map(|digest| digest_beginning(&digest)));
+        seen.is_complete = true;
+    }
+
+    /// Whether none of these records exists, as far as this process knows: not if a stranger has left it before the process
+    /// began, or a very long time ago.
+    pub fn are_new(&self, places: &[(&str, &str)]) -> bool {
+        let mut digests = places.iter().map(|(kind, key)| is_remembered(kind).then(|| record_digest(kind, key)));
+        let seen = self.seen();
+        seen.is_complete
+            && digests.all(|digest| digest.is_some_and(|digest| !seen.digests.contains(digest_beginning(&digest))))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Call this before reading records to remember.
@@ -103,6 +140,9 @@ impl RecordCache {
         };
         for ((kind, key), record) in places.iter().zip(records).filter(|((kind, _), _)| is_remembered(kind)) {
             let digest = record_digest(kind, key);
+            if record.is_some() {
+                self.seen().digests.insert(digest_beginning(&digest));
+            }
             other_room.remove(&digest);
             room.insert(digest, Remembered { read, record: record.map(Arc::new) });
             // A change since then is either seen here, or removes the entry.
@@ -119,6 +159,7 @@ impl RecordCache {
         }
         self.changes.fetch_add(1, Ordering::SeqCst);
         for digest in changed {
+            self.seen().digests.insert(digest_beginning(digest));
             self.known.remove(digest);
             self.others.remove(digest);
         }
@@ -200,5 +241,20 @@ mod tests {
         let expired = Record { expires: Some(1), ..record("d", 1) };
         cache.remember(&[(CONNECTION_KIND, "d")], vec![Some(expired)], cache.before_read(), true);
         assert!(!cache.has("d"));
+    }
+
+    /// A peer is new until a record of it is read or written, and no peer is before the known ones are told.
+    #[test]
+    fn who_has_no_record_is_new() {
+        let cache = RecordCache::default();
+        let is_new = |key: &str| cache.are_new(&[(CONNECTION_KIND, key), (PEER_ROTATION_KIND, key)]);
+        assert!(!is_new("a"));
+        cache.complete(&["known".to_owned()]);
+        assert!(is_new("a") && !is_new("known") && !cache.are_new(&[("thread", "a")]));
+        cache.remember(&[(CONNECTION_KIND, "a")], vec![None], cache.before_read(), false);
+        assert!(is_new("a"));
+        cache.read("a", 1, false);
+        cache.forget(&RecordCache::digests(&[Change::Remember(record("b", 1))]));
+        assert!(!is_new("a") && !is_new("b") && is_new("c"));
     }
 }

@@ -4,14 +4,16 @@
 //! beginning of its digest is not among those of the envelopes that the store knows, and no copy of it is in progress.
 
 use std::{
-    collections::{HashMap, HashSet},
-    mem,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::opening::Arrival;
-use crate::agent::store::types::{NewEnvelope, digest_beginning};
+use crate::agent::{
+    recent_digests::RecentDigests,
+    store::types::{NewEnvelope, digest_beginning},
+};
 
 /// How many digests are remembered in each of two generations: together about 20 MB.
 pub(super) const MAX_DIGESTS: usize = 500_000;
@@ -22,20 +24,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Arrivals(Mutex<State>);
 
-#[derive(Default)]
 struct State {
-    known: Digests,
+    known: RecentDigests,
     /// Whether the digests in the store are among them.
     is_complete: bool,
     in_flight: HashMap<[u8; 32], Arc<Arrival>>,
     store_first_until: Option<Instant>,
 }
 
-/// The beginnings of digests, in two generations. A full one replaces the older one.
-#[derive(Default)]
-struct Digests {
-    older: HashSet<u64>,
-    newer: HashSet<u64>,
+impl Default for State {
+    fn default() -> Self {
+        let known = RecentDigests::new(MAX_DIGESTS);
+        Self { known, is_complete: false, in_flight: HashMap::new(), store_first_until: None }
+    }
 }
 
 /// How to treat an envelope that arrives.
@@ -48,21 +49,11 @@ pub(super) enum Arrived {
     InProgress(Arc<Arrival>),
 }
 
-impl Digests {
-    /// Returns whether the digest is new.
-    fn insert(&mut self, beginning: u64) -> bool {
-        if self.newer.len() >= MAX_DIGESTS {
-            self.older = mem::take(&mut self.newer);
-        }
-        !self.older.contains(&beginning) && self.newer.insert(beginning)
-    }
-}
-
 impl Arrivals {
     /// Adds the digests in the store. Before, no envelope is opened first.
     pub fn complete(&self, stored: Vec<u64>) {
         let mut state = self.lock();
-        state.known.older = stored.into_iter().collect();
+        state.known.add_older(stored);
         state.is_complete = true;
     }
 
@@ -102,23 +93,6 @@ impl Arrivals {
 mod tests {
     use super::*;
     use crate::agent::store::types::Attribution;
-
-    #[test]
-    fn a_digest_is_remembered_for_a_generation_at_least() {
-        let mut digests = Digests::default();
-        assert!(digests.insert(1) && !digests.insert(1));
-        let mut next = 2..;
-        let mut fill = |digests: &mut Digests| {
-            while digests.newer.len() < MAX_DIGESTS {
-                assert!(digests.insert(next.next().unwrap()));
-            }
-        };
-        fill(&mut digests);
-        assert!(!digests.insert(1), "in the older generation");
-        fill(&mut digests);
-        let count = digests.older.len() + digests.newer.len();
-        assert!(digests.insert(1) && count == 2 * MAX_DIGESTS, "{count}");
-    }
 
     #[test]
     fn only_a_new_envelope_is_opened_first() {

@@ -52,7 +52,7 @@ impl Inbox {
         let permits = Arc::new(Semaphore::new(self.parts.options.workers));
         let mut tasks = JoinSet::new();
         let inbox = self.clone();
-        tasks.spawn(async move { inbox.read_digests().await });
+        tasks.spawn(async move { inbox.read_known().await });
         let mut keys = self.parts.own_dids.secrets().keys();
         // False once nothing reports changes any more: the keys are then what they are.
         let mut may_change = true;
@@ -120,8 +120,13 @@ impl Inbox {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Reads the digests of the envelopes that the store knows.
-    async fn read_digests(&self) {
+    /// Reads which peers are known, and the digests of the envelopes that the store knows.
+    async fn read_known(&self) {
+        match self.parts.store.inner().known_connections(MAX_KNOWN).await {
+            Ok(connections) if connections.len() < MAX_KNOWN => self.parts.store.records.complete(&connections),
+            Ok(_) => tracing::debug!("very many peers are known: the store is asked whether a sender is new"),
+            Err(error) => tracing::warn!(%error, "known peers not read: the store is asked whether a sender is new"),
+        }
         match self.parts.store.inner().known_digests(MAX_DIGESTS).await {
             Ok(digests) => self.arrivals.complete(digests),
             Err(error) => tracing::warn!(%error, "digests not read: every envelope is stored before it is opened"),
