@@ -23,6 +23,8 @@ mod fixtures;
 mod messages;
 mod model;
 #[cfg(feature = "postgres")]
+mod node_failures;
+#[cfg(feature = "postgres")]
 mod nodes;
 #[cfg(feature = "postgres")]
 mod pooler;

@@ -1,5 +1,5 @@
 //! The suite on a store that nodes share, and tests of several nodes: who works on what, what they hear of one another, limits and
-//! cursors that all of them see alike, and nodes that end, sleep or lose their server.
+//! cursors that all of them see alike.
 
 use std::{
     collections::BTreeSet,
@@ -17,18 +17,15 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{
-    postgres_server::Server,
-    store::{
-        fixtures::{
-            all, commit_of, delivery, digest, handled_message, new_envelope, now, outgoing, pending_ids,
-            process_envelope, record, revision_of, unread_ids, value_of,
-        },
-        pooler,
-        postgres::Location,
-        store_limits,
-        suite::{Limits, StoreLocation, commit_ok},
+use crate::store::{
+    fixtures::{
+        commit_of, delivery, digest, handled_message, new_envelope, now, outgoing, pending_ids, record, revision_of,
+        value_of,
     },
+    pooler,
+    postgres::Location,
+    store_limits,
+    suite::{Limits, StoreLocation, commit_ok},
 };
 
 mod suite {
@@ -36,7 +33,7 @@ mod suite {
 }
 
 /// A database that nodes share.
-pub struct Shared(Location);
+pub struct Shared(pub Location);
 
 impl Shared {
     pub fn some() -> Option<Self> {
@@ -48,7 +45,7 @@ impl Shared {
         PostgresStore::open(options, StoreLimits::default()).await.map(Arc::new)
     }
 
-    async fn node(&self, name: &str) -> Arc<PostgresStore> {
+    pub async fn node(&self, name: &str) -> Arc<PostgresStore> {
         self.try_open(name).await.expect("the node joins")
     }
 }
@@ -70,17 +67,17 @@ macro_rules! shared {
 
 /// What a node has heard.
 #[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<Hint>>>);
+pub struct Heard(pub Arc<Mutex<Vec<Hint>>>);
 
 impl Heard {
-    fn of(store: &PostgresStore) -> Self {
+    pub fn of(store: &PostgresStore) -> Self {
         let heard = Self::default();
         let hints = heard.0.clone();
         store.listen(Box::new(move |new| hints.lock().unwrap().extend_from_slice(new)));
         heard
     }
 
-    async fn wait_for(&self, hint: &Hint) {
+    pub async fn wait_for(&self, hint: &Hint) {
         until(|| std::future::ready(self.0.lock().unwrap().contains(hint)), &format!("{hint:?}")).await;
     }
 
@@ -90,17 +87,12 @@ impl Heard {
 }
 
 /// Waits until something is so.
-async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F, what: &str) {
+pub async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F, what: &str) {
     let end = Instant::now() + Duration::from_secs(60);
     while !is_so().await {
         assert!(Instant::now() < end, "{what} does not come about");
         sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// Ends the lease of a node, as if it had slept.
-fn end_lease(location: &Shared, name: &str) {
-    location.0.sql(&format!("UPDATE nodes SET lease = clock_timestamp() WHERE ended IS NULL AND name = '{name}'"));
 }
 
 #[tokio::test]
@@ -128,77 +120,6 @@ async fn nodes_have_names_and_share_the_database_with_no_other() {
     let refused = location.try_open("a").await.err();
     assert!(matches!(refused, Some(StoreError::InUse(_))), "{refused:?}");
     alone.close().await.unwrap();
-}
-
-/// An envelope is worked on where it has arrived, and elsewhere once that node has left, was killed or slept.
-#[tokio::test]
-async fn the_work_of_a_node_that_ended_is_taken_over() {
-    let location = shared!();
-    let a = location.node("a").await;
-    let b = location.node("b").await;
-    let heard = Heard::of(&b);
-    a.receive(new_envelope(1)).await.unwrap();
-    commit_ok(&*a, commit_of([Change::Send(outgoing(1, "did:example:bob"))])).await;
-    assert!(matches!(b.receive(new_envelope(1)).await, Ok(ReceiveOutcome::AlreadyPending(_))));
-    assert_eq!((pending_ids(&*a).await.len(), pending_ids(&*b).await.len()), (1, 0));
-    a.close().await.unwrap();
-    heard.wait_for(&Hint::Pending).await;
-    heard.wait_for(&Hint::Outgoing { peer: "did:example:bob".to_owned(), is_here: true }).await;
-    assert_eq!(pending_ids(&*b).await.len(), 1);
-    assert_eq!(b.outbox_peers().await.unwrap(), ["did:example:bob"]);
-    assert_eq!(b.outbox_entries("did:example:bob", &[], &[], 9).await.unwrap().len(), 1);
-    // Killed: its session with the lock is gone, and its lease is not over. It lives here, and would take the lock again.
-    let c = location.node("c").await;
-    b.receive(new_envelope(2)).await.unwrap();
-    drop(heard);
-    let heard = Heard::of(&c);
-    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks JOIN nodes ON objid::int8 = number
-        WHERE name = 'b' AND locktype = 'advisory' AND objsubid = 1
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let is_taken_over = || async {
-        location.0.sql(kill);
-        heard.0.lock().unwrap().contains(&Hint::Pending)
-    };
-    until(is_taken_over, "c takes over").await;
-    assert_eq!(pending_ids(&*c).await.len(), 2);
-    // It has not noticed that others have taken over, and joins again under another number.
-    until(|| async { b.probe_write().await.is_ok() }, "b joins again").await;
-    let nodes = c.nodes().await.unwrap();
-    assert!(nodes.len() == 2 && nodes[0].is_this && nodes[1].name == "b", "{nodes:?}");
-    assert!(pending_ids(&*b).await.is_empty());
-    b.close().await.unwrap();
-    c.close().await.unwrap();
-}
-
-/// A node that slept beyond its lease, and wakes while another one has its work, changes nothing.
-#[tokio::test]
-async fn a_node_that_slept_changes_nothing() {
-    let location = shared!();
-    let a = location.node("a").await;
-    let b = location.node("b").await;
-    let ReceiveOutcome::Stored(id) = a.receive(new_envelope(1)).await.unwrap() else { panic!("known") };
-    let heard = Heard::of(&b);
-    let is_refused = || async {
-        end_lease(&location, "a");
-        let refused = a.probe_write().await;
-        matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("silent"))
-    };
-    until(is_refused, "a is refused").await;
-    // It goes on if nobody has taken over meanwhile, so it sleeps until somebody has.
-    let pending = Hint::Pending;
-    let is_taken_over = || async {
-        end_lease(&location, "a");
-        heard.0.lock().unwrap().contains(&pending)
-    };
-    until(is_taken_over, "b takes over").await;
-    assert_eq!(pending_ids(&*b).await, [id]);
-    // It goes on as a new node, and what it finds is not its own.
-    until(|| async { a.probe_write().await.is_ok() }, "a joins again").await;
-    assert!(pending_ids(&*a).await.is_empty());
-    assert_eq!(b.nodes().await.unwrap().len(), 2);
-    commit_ok(&*b, Commit { handled: Some(handled_message(1)), ..process_envelope(id) }).await;
-    a.close().await.unwrap();
-    b.close().await.unwrap();
 }
 
 /// All waiting messages for a peer are sent by one node.
@@ -433,54 +354,4 @@ async fn nodes_may_have_a_pooler() {
     heard.wait_for(&Hint::Pending).await;
     assert_eq!((pending_ids(&*b).await.len(), b.outbox_peers().await.unwrap().len()), (1, 1));
     b.close().await.unwrap();
-}
-
-/// The server stops at once and comes again: no commit is lost or made twice, and the nodes go on.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_go_on_after_a_crash_of_the_server() {
-    let Some(server) = Server::start() else { return };
-    let server: &'static Server = Box::leak(Box::new(server));
-    let location = Shared(Location::of(server));
-    let nodes = [location.node("a").await, location.node("b").await, location.node("c").await];
-    let end = Instant::now() + Duration::from_secs(4);
-    let mut writers = JoinSet::new();
-    for (start, store) in (0..).zip(&nodes) {
-        let store = store.clone();
-        writers.spawn(async move {
-            let mut answered = Vec::new();
-            let mut number = start;
-            while Instant::now() < end {
-                let commit =
-                    Commit { handled: Some(handled_message(number)), ..commit_of([Change::Deliver(delivery(number))]) };
-                match store.commit(commit).await {
-                    Ok(CommitOutcome::Committed) => answered.push(format!("delivery {number}")),
-                    Ok(other) => panic!("{other:?}"),
-                    Err(StoreError::Unavailable(_)) => sleep(Duration::from_millis(50)).await,
-                    Err(error) => panic!("{error}"),
-                }
-                number += 3;
-            }
-            answered
-        });
-    }
-    sleep(Duration::from_secs(1)).await;
-    let again = move || {
-        server.crash();
-        server.restart();
-    };
-    tokio::task::spawn_blocking(again).await.unwrap();
-    let mut answered: Vec<_> = writers.join_all().await.into_iter().flatten().collect();
-    for store in &nodes {
-        until(|| async { store.probe_write().await.is_ok() }, "the node goes on").await;
-    }
-    let found = nodes[0].deliveries(all()).await.unwrap();
-    let unread: BTreeSet<_> = unread_ids(&*nodes[1]).await.into_iter().collect();
-    answered.sort();
-    assert!(!answered.is_empty() && answered.iter().all(|id| unread.contains(id)));
-    assert_eq!(found.len(), unread.len());
-    let counted = nodes[2].usage().await.unwrap();
-    assert_eq!(counted.deliveries as usize, unread.len(), "counted again after the crash");
-    for store in nodes {
-        store.close().await.unwrap();
-    }
 }

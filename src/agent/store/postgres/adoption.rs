@@ -1,7 +1,8 @@
 //! What a node does from time to time beside its requests: it shows that it lives, and takes over the work of nodes that ended.
 //!
-//! A node has ended if its lease is over, or if the session is gone that holds its lock. A process that was killed is found by
-//! the second at once; a process or machine that hangs by the first.
+//! A node has ended if its lease is over, or if the session that holds its lock is gone at two beats in a row: after a failure of
+//! the server, the others need a moment to connect again. A process that was killed is found by its lock; a process or machine
+//! that hangs by its lease.
 
 use super::{
     locks::is_node_locked,
@@ -12,32 +13,34 @@ use super::{
     transaction::Db,
 };
 
-/// For how many days the table `nodes` keeps a node that has ended: it knows which transaction was its last.
-const KEPT_DAYS: i64 = 1;
+/// Looks for work that nobody has, since this node joins.
+pub(super) async fn join_beat(db: &Db<'_>) -> Outcome<()> {
+    let end = "UPDATE nodes SET ended = clock_timestamp()
+        WHERE ended IS NULL AND number <> $1 AND lease <= clock_timestamp()";
+    db.execute(end, params![db.node().number()]).await?;
+    adopt(db).await?;
+    Ok(())
+}
 
-/// Ends the nodes that show no sign of life, and takes over what nodes that have ended left. `joins` says whether this node joins
-/// just now: it looks for work that nobody has then.
-pub(super) async fn beat(db: &Db<'_>, joins: bool) -> Outcome<()> {
+/// Ends the nodes that show no sign of life, and takes over what they had.
+pub(super) async fn beat(db: &Db<'_>) -> Outcome<()> {
     let node = db.node();
     let number = node.number();
-    let end = format!(
-        "UPDATE nodes SET ended = clock_timestamp() WHERE ended IS NULL AND number <> $1
-            AND (lease <= clock_timestamp() OR NOT {})
-        RETURNING number",
-        is_node_locked("nodes.number")
-    );
-    let ended: Vec<i64> = db.change(&end, params![number]).await?.iter().map(|row| row.get(0)).collect();
+    let unlocked = format!("SELECT number FROM nodes WHERE ended IS NULL AND NOT {}", is_node_locked("nodes.number"));
+    let unlocked = db.all(&unlocked, &[]).await?.iter().map(|row| row.get(0)).collect();
+    let gone = node.unlocked_again(unlocked);
+    // If this node was late itself, something has held up all of them.
+    let end = "UPDATE nodes SET ended = clock_timestamp() WHERE ended IS NULL AND number <> $1
+            AND (number = ANY($2) OR (lease <= clock_timestamp() AND NOT $3))
+        RETURNING number";
+    let ended = db.change(end, params![number, gone, node.was_late()]).await?;
     if !ended.is_empty() {
         tracing::info!(node = node.name(), ended = ended.len(), "work of ended nodes taken over");
-    }
-    if !ended.is_empty() || joins {
         adopt(db).await?;
     }
     if *node.leads().borrow() {
         let forget = "DELETE FROM node_log WHERE number <= (SELECT min(heard) FROM nodes WHERE ended IS NULL)";
         db.execute(forget, &[]).await?;
-        let old = "DELETE FROM nodes WHERE ended < clock_timestamp() - $1 * interval '1 day'";
-        db.execute(old, params![KEPT_DAYS as f64]).await?;
     }
     Ok(())
 }
@@ -45,6 +48,8 @@ pub(super) async fn beat(db: &Db<'_>, joins: bool) -> Outcome<()> {
 /// Takes over the envelopes and the waiting messages that no node has.
 async fn adopt(db: &Db<'_>) -> Result<(), tokio_postgres::Error> {
     let number = db.node().number();
+    // There may be much.
+    db.all("SELECT set_config('statement_timeout', '0', true)", &[]).await?;
     let having = "SELECT number FROM nodes WHERE ended IS NULL";
     let envelopes = format!("UPDATE envelopes SET node = $1 WHERE node NOT IN ({having})");
     let taken = db.execute(&envelopes, params![number]).await?;
@@ -79,8 +84,9 @@ async fn take_outgoing(
         let (peer, before, messages) = (text(row, 0)?, row.get::<_, i64>(1), row.get::<_, i64>(2));
         db.add(|counts| {
             counts.add(Counter::UnsentBy(before, peer.clone()), Count::of(-messages, 0));
-            counts.add(Counter::UnsentBy(db.node().number(), peer), Count::of(messages, 0));
+            counts.add(Counter::UnsentBy(db.node().number(), peer.clone()), Count::of(messages, 0));
         });
+        db.tell(|told| told.taken(db.node().number(), &peer));
     }
     Ok(!taken.is_empty())
 }

@@ -170,6 +170,7 @@ async fn send(db: &Db<'_>, entry: &OutboxEntry) -> Result<(), tokio_postgres::Er
     ];
     if entry.state == SendState::Waiting {
         db.add(|counts| count_outgoing(counts, peer.clone(), entry.to_stranger, node, 1));
+        db.tell(|told| told.sent(node.unwrap_or(0), peer));
     }
     db.execute(insert, parameters).await.map(drop)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicI64, Ordering},
+    atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
 use tokio::sync::watch;
@@ -21,6 +21,10 @@ pub(super) struct Node {
     heard: AtomicI64,
     /// The nodes whose work nobody has taken over, this one among them.
     nodes: Mutex<Vec<i64>>,
+    /// The nodes without a lock at the last beat.
+    unlocked: Mutex<Vec<i64>>,
+    /// Whether the lease was over when the last transaction began.
+    was_late: AtomicBool,
     leads: watch::Sender<bool>,
     listener: Mutex<Option<HintListener>>,
 }
@@ -33,6 +37,8 @@ impl Node {
             batches: AtomicI64::new(0),
             heard: AtomicI64::new(0),
             nodes: Mutex::default(),
+            unlocked: Mutex::default(),
+            was_late: AtomicBool::new(false),
             // The only agent leads, whether the database can be reached or not.
             leads: watch::Sender::new(name.is_none()),
             listener: Mutex::default(),
@@ -86,8 +92,22 @@ impl Node {
     /// Notes the nodes: those whose work nobody has taken over, and those of them that live, both in the order of their numbers.
     pub fn note_nodes(&self, nodes: Vec<i64>, living: &[i64]) {
         *self.lock_nodes() = nodes;
+        self.was_late.store(!living.contains(&self.number()), Ordering::Relaxed);
         let leads = living.first() == Some(&self.number());
         self.leads.send_if_modified(|now| std::mem::replace(now, leads) != leads);
+    }
+
+    /// Whether the lease was over when the last transaction began.
+    pub fn was_late(&self) -> bool {
+        self.was_late.load(Ordering::Relaxed)
+    }
+
+    /// Notes the nodes without a lock. Returns those that had none at the last beat either.
+    pub fn unlocked_again(&self, unlocked: Vec<i64>) -> Vec<i64> {
+        let mut before = self.unlocked.lock().unwrap_or_else(PoisonError::into_inner);
+        let again = unlocked.iter().copied().filter(|node| before.contains(node)).collect();
+        *before = unlocked;
+        again
     }
 
     /// The connection is lost: others may lead by now.

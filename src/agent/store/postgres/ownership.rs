@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tokio_postgres::Error;
 
 use super::{
-    adoption::beat,
+    adoption::join_beat,
     cursors,
     errors::store_error,
     locks::{MIGRATION_LOCK, OWNER_LOCK, SCHEMA_NUMBER, TRANSACTION_LOCK, is_node_locked, node_lock},
@@ -92,9 +92,10 @@ impl Owned {
             self.session.local_settings()
         );
         // All are sent at once. What follows the lock has its snapshot after it.
+        // Whoever still has its row may renew its lease: nobody else can while another one has the lock. What is selected is as
+        // it was before the update.
         let live = format!(
-            "UPDATE nodes SET batch = $2, heard = $3, lease = {LEASE}
-            WHERE number = $1 AND ended IS NULL AND lease > clock_timestamp()
+            "UPDATE nodes SET batch = $2, heard = $3, lease = {LEASE} WHERE number = $1 AND ended IS NULL
             RETURNING ARRAY(SELECT number FROM nodes WHERE ended IS NULL ORDER BY number),
                 ARRAY(SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() ORDER BY number)"
         );
@@ -227,12 +228,17 @@ impl Locked {
     /// Joins. An agent has `totals`: what is in the store is counted, and the cursors of a restored one begin a new range.
     pub async fn join(self, totals: Option<&Totals>, node: &Arc<Node>) -> Result<Owned, StoreError> {
         let Self { lock, session } = self;
+        let before = (node.number(), node.heard());
         if node.is_shared() {
             let row = lock.first(&format!("SELECT {CHANNEL}"), &[]).await.map_err(store_error)?;
             let channel = row.map_or_else(String::new, |row| row.get::<_, String>(0));
             lock.run(&format!("LISTEN {channel}")).await.map_err(store_error)?;
         }
-        begin(&lock, &session, totals, node).await?;
+        if let Err(error) = begin(&lock, &session, totals, node).await {
+            node.joined(before.0, before.1);
+            return Err(error);
+        }
+        lock.ignore_notifications_of(node.number());
         Ok(Owned { lock, session, node: node.clone() })
     }
 }
@@ -269,14 +275,21 @@ async fn begin(lock: &Session, session: &Session, totals: Option<&Totals>, node:
     };
     let last = session.first("SELECT coalesce(max(number), 0) FROM node_log", &[]).await.map_err(store_error)?;
     node.joined(number, last.map_or(0, |row| row.get(0)));
+    let old = "DELETE FROM nodes WHERE ended < clock_timestamp() - interval '1 day'";
+    session.execute(old, &[]).await.map_err(store_error)?;
     if let Some(totals) = totals {
         if node.is_shared() {
             take_over(session, totals, node).await?;
+        } else {
+            session.execute("DELETE FROM node_log", &[]).await.map_err(store_error)?;
         }
         let forget = "DELETE FROM claviger WHERE name = $1";
         session.execute(forget, params![COPIED]).await.map_err(store_error)?;
         cursors::begin_range(session).await?;
         totals.replace(recount(session, node.is_shared()).await.map_err(store_error)?);
+        // Nobody could renew a lease while this took its time.
+        let renew = format!("UPDATE nodes SET lease = {LEASE} WHERE ended IS NULL");
+        session.execute(&renew, &[]).await.map_err(store_error)?;
     }
     session.run("COMMIT").await.map_err(store_error)
 }
@@ -285,7 +298,7 @@ async fn begin(lock: &Session, session: &Session, totals: Option<&Totals>, node:
 async fn take_over(session: &Session, totals: &Totals, node: &Node) -> Result<(), StoreError> {
     let limits = StoreLimits::default();
     let transaction = Transaction::new(session, totals, &limits, node);
-    match beat(&transaction.request(), true).await {
+    match join_beat(&transaction.request()).await {
         Ok(()) => {}
         Err(Rollback::Answer(())) => {}
         Err(Rollback::Error(error)) => return Err(error),
@@ -332,14 +345,17 @@ async fn has_node_lock(lock: &Session, node: &Node, number: i64) -> Result<bool,
 
 /// Enters the table of the nodes with a new number.
 async fn enter(lock: &Session, session: &Session, node: &Node) -> Result<i64, StoreError> {
-    // What this agent was before it lost its connection has ended, and so has an agent that had the database for itself. The
-    // only agent knows that there is no other.
-    let end = "UPDATE nodes SET ended = clock_timestamp()
-        WHERE ended IS NULL AND (number = $1 OR name = '' OR NOT $2)";
-    session.execute(end, params![node.number(), node.is_shared()]).await.map_err(store_error)?;
+    // What this agent was before it lost its connection or was killed has ended, and so has an agent that had the database for
+    // itself. The only agent knows that there is no other.
+    let end = format!(
+        "UPDATE nodes SET ended = clock_timestamp()
+        WHERE ended IS NULL AND (number = $1 OR name = '' OR NOT $2 OR (name = $3 AND NOT {}))",
+        is_node_locked("nodes.number")
+    );
+    let parameters: Parameters<'_> = params![node.number(), node.is_shared(), node.name()];
+    session.execute(&end, parameters).await.map_err(store_error)?;
     let namesake = format!(
-        "SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() AND name = $1
-            AND {}",
+        "SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() AND name = $1 AND {}",
         is_node_locked("nodes.number")
     );
     if let Some(row) = session.first(&namesake, params![node.name()]).await.map_err(store_error)? {

@@ -9,7 +9,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -62,6 +62,8 @@ enum Way {
 struct Notifications {
     arrived: Notify,
     has_leaving: AtomicBool,
+    /// The number of this node, whose own notifications are none.
+    own: AtomicI64,
 }
 
 /// The payload of the notification that a node leaves.
@@ -106,6 +108,11 @@ impl Session {
             client.batch_execute(SETTINGS).await.map_err(store_error)?;
         }
         Ok(Self { client, way, notifications })
+    }
+
+    /// Ignores the notifications of a node from now on.
+    pub fn ignore_notifications_of(&self, node: i64) {
+        self.notifications.own.store(node, Ordering::Relaxed);
     }
 
     /// Waits for a notification. Returns whether a node leaves. A notification that nobody waits for is not lost.
@@ -240,6 +247,8 @@ where
 {
     while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
+            Ok(AsyncMessage::Notification(notification))
+                if notification.payload().parse() == Ok(notifications.own.load(Ordering::Relaxed)) => {}
             Ok(AsyncMessage::Notification(notification)) => {
                 notifications.has_leaving.fetch_or(notification.payload() == LEAVES, Ordering::Relaxed);
                 notifications.arrived.notify_one();

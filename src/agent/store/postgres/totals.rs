@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,12 +89,15 @@ impl Count {
 
 /// Counts, or changes of counts. A count of zero has no entry, so that there are no more entries than rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Vec<(Counter, Count)>", into = "Vec<(Counter, Count)>")]
+#[serde(from = "Vec<(Value, Count)>", into = "Vec<(Counter, Count)>")]
 pub(super) struct Counts(HashMap<Counter, Count>);
 
-impl From<Vec<(Counter, Count)>> for Counts {
-    fn from(counts: Vec<(Counter, Count)>) -> Self {
-        Self(counts.into_iter().collect())
+impl From<Vec<(Value, Count)>> for Counts {
+    /// Leaves out the counters of a later release, which have no limit in this one.
+    fn from(counts: Vec<(Value, Count)>) -> Self {
+        let known =
+            counts.into_iter().filter_map(|(counter, count)| Some((serde_json::from_value(counter).ok()?, count)));
+        Self(known.collect())
     }
 }
 
@@ -104,10 +108,6 @@ impl From<Counts> for Vec<(Counter, Count)> {
 }
 
 impl Counts {
-    pub fn iter(&self) -> impl Iterator<Item = (&Counter, &Count)> {
-        self.0.iter()
-    }
-
     pub fn get(&self, counter: &Counter) -> Count {
         self.0.get(counter).copied().unwrap_or_default()
     }

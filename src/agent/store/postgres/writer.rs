@@ -104,7 +104,7 @@ impl Writer {
 
     /// Shows that this node lives, and takes over the work of nodes that do not.
     async fn beat(&mut self) {
-        let (beat, outcome) = request(Keys::All, (), |db, ()| Box::pin(beat(db, false)));
+        let (beat, outcome) = request(Keys::All, (), |db, ()| Box::pin(beat(db)));
         let mut beat = [beat];
         let committed = self.write(&mut beat).await;
         let [beat] = beat;
@@ -207,7 +207,11 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                let error = if let StoreError::InUse(_) = error { self.taken() } else { error };
+                let error = match error {
+                    StoreError::InUse(_) if self.node.is_shared() => StoreError::Unavailable(error.to_string()),
+                    StoreError::InUse(_) => self.taken(),
+                    other => other,
+                };
                 self.failure = Some((error.clone(), Instant::now()));
                 Err(error)
             }
@@ -283,7 +287,7 @@ async fn attempt(
         Ok(true) if !transaction.has_failed() => match owned.commit(&transaction.changes()).await {
             Ok(()) => {
                 let entry = transaction.changes();
-                let hints = if entry.is_adoption() { entry.hints(node.number()) } else { Vec::new() };
+                let hints = if entry.has_taken() { entry.hints(node.number()) } else { Vec::new() };
                 totals.commit(entry.counts);
                 node.tell(&hints);
                 return Ok(true);
