@@ -9,7 +9,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::broadcast, time::sleep};
+use tokio::{
+    sync::broadcast,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -30,6 +33,9 @@ use super::{
 
 /// The pause between two readings. A peer may cause hints without end.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often messages that wait elsewhere for peers connected here are looked for, in case that a hint was of no use: the peer
+/// may have connected while the hint came.
+const CONNECTED_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Returns the function that the store calls with hints.
 pub fn hint_listener(
@@ -76,10 +82,14 @@ impl Agent {
     /// Reads again what other nodes have changed, until `shutdown` is cancelled.
     pub(super) async fn read_stale(self: Arc<Self>, shutdown: CancellationToken) {
         let mut is_failing = false;
+        let mut connected = interval(CONNECTED_INTERVAL);
+        connected.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = self.stale.marked() => {}
+                // No message was accepted from these peers before the store was unlocked.
+                _ = connected.tick() => self.outbox.wake_connected(),
             }
             let mut failure = None;
             for part in self.stale.take() {

@@ -103,6 +103,13 @@ impl ReturnRoutes {
         self.lock().get(peer).is_some_and(|routes| routes.iter().any(Route::is_usable))
     }
 
+    /// The peers to which there is any route.
+    pub fn peers(&self) -> Vec<String> {
+        let routes = self.lock();
+        let usable = routes.iter().filter(|(_, routes)| routes.iter().any(Route::is_usable));
+        usable.map(|(peer, _)| peer.clone()).collect()
+    }
+
     /// Waits for room for a message on the newest route to the peer that allows its thread. `None` if there is no route,
     /// if it ends meanwhile, or if the peer does not read for [`WRITE_TIMEOUT`].
     pub async fn slot(&self, peer: &str, thread: &str) -> Option<ReturnSlot> {
@@ -182,7 +189,7 @@ mod tests {
         let routes = Arc::new(ReturnRoutes::default());
         let (connection, mut messages) = mpsc::channel(1);
         let route = routes.reserve("alice", ReturnRoute::Thread("a".to_owned()), connection);
-        assert!(!routes.has_route("alice", "a") && !routes.has_any_route("alice"));
+        assert!(!routes.has_route("alice", "a") && !routes.has_any_route("alice") && routes.peers().is_empty());
         assert!(routes.slot("alice", "a").await.is_none());
         let opening = async {
             tokio::task::yield_now().await;
@@ -190,6 +197,7 @@ mod tests {
         };
         tokio::join!(routes.settled("alice"), opening);
         assert!(routes.has_route("alice", "a") && !routes.has_route("alice", "b"));
+        assert_eq!(routes.peers(), ["alice"]);
         let writing = async {
             let message = messages.recv().await.unwrap();
             assert_eq!(message.packed, "hello");

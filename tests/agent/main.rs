@@ -19,6 +19,7 @@ mod pooler;
 mod arrivals;
 mod net;
 mod nodes;
+mod outbox_threads;
 mod panics;
 mod running_agent;
 mod store;

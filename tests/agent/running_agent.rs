@@ -108,6 +108,11 @@ impl RunningAgent {
         Self { agent, store, address, shutdown, running }
     }
 
+    /// The URL at which the agent takes WebSockets.
+    pub fn websocket_url(&self) -> String {
+        format!("ws://{}/", self.address)
+    }
+
     /// Posts a message, and returns the status line.
     pub async fn post(&self, packed: &str) -> String {
         let (address, packed) = (self.address, packed.to_owned());

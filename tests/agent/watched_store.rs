@@ -3,7 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -32,7 +36,11 @@ struct Nodes {
     leads: watch::Sender<bool>,
     listeners: Mutex<Vec<HintListener>>,
     /// The peers whose messages the other node sends.
-    of_other: Mutex<BTreeSet<String>>,
+    of_other: Arc<Mutex<BTreeSet<String>>>,
+    /// Whether the agent's node knows of these peers.
+    is_known: AtomicBool,
+    /// How long a claim takes.
+    claim_delay: Mutex<Duration>,
 }
 
 impl WatchedStore {
@@ -42,8 +50,13 @@ impl WatchedStore {
 
     /// A store of two nodes. That of the agent leads or not.
     pub fn with_nodes(inner: Arc<dyn Store>, leads: bool) -> Arc<Self> {
-        let (listeners, of_other) = (Mutex::default(), Mutex::default());
-        let nodes = Some(Nodes { leads: watch::Sender::new(leads), listeners, of_other });
+        let nodes = Some(Nodes {
+            leads: watch::Sender::new(leads),
+            listeners: Mutex::default(),
+            of_other: Arc::default(),
+            is_known: AtomicBool::new(true),
+            claim_delay: Mutex::default(),
+        });
         Arc::new(Self { inner, calls: Mutex::default(), elsewhere: Mutex::default(), nodes })
     }
 
@@ -65,6 +78,20 @@ impl WatchedStore {
         } else {
             of_other.remove(peer)
         };
+    }
+
+    /// Has the agent's node know for which peers messages wait at the other node, or not.
+    pub fn know_of_other(&self, is_known: bool) {
+        self.nodes().is_known.store(is_known, Ordering::SeqCst);
+    }
+
+    /// Sets how long a claim takes. It is carried out although nobody waits for it.
+    pub fn delay_claims(&self, delay: Duration) {
+        *self.nodes().claim_delay.lock().unwrap() = delay;
+    }
+
+    fn is_of_other(&self, peer: &str) -> bool {
+        self.nodes.as_ref().is_some_and(|nodes| nodes.of_other.lock().unwrap().contains(peer))
     }
 
     /// How often a method was called since the last [`take_calls`](Self::take_calls).
@@ -121,7 +148,7 @@ macro_rules! watch {
             async fn outbox_peers(&self) -> Result<Vec<String>, StoreError> {
                 self.count("outbox_peers");
                 let mut peers = self.inner.outbox_peers().await?;
-                peers.retain(|peer| !self.waits_elsewhere(peer));
+                peers.retain(|peer| !self.is_of_other(peer));
                 Ok(peers)
             }
 
@@ -133,7 +160,7 @@ macro_rules! watch {
                 limit: usize,
             ) -> Result<Vec<OutboxEntry>, StoreError> {
                 self.count("outbox_entries");
-                match self.waits_elsewhere(peer) {
+                match self.is_of_other(peer) {
                     true => Ok(Vec::new()),
                     false => self.inner.outbox_entries(peer, except_senders, except, limit).await,
                 }
@@ -160,13 +187,18 @@ macro_rules! watch {
             }
 
             fn waits_elsewhere(&self, peer: &str) -> bool {
-                self.nodes.as_ref().is_some_and(|nodes| nodes.of_other.lock().unwrap().contains(peer))
+                self.is_of_other(peer) && self.nodes().is_known.load(Ordering::SeqCst)
             }
 
             async fn claim_outgoing(&self, peer: &str) -> Result<(), StoreError> {
                 self.count("claim_outgoing");
-                self.send_elsewhere(peer, false);
-                Ok(())
+                let (of_other, peer) = (self.nodes().of_other.clone(), peer.to_owned());
+                let delay = *self.nodes().claim_delay.lock().unwrap();
+                let claim = tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    of_other.lock().unwrap().remove(&peer);
+                });
+                claim.await.map_err(|error| StoreError::Unavailable(error.to_string()))
             }
         }
     };

@@ -1,6 +1,13 @@
 //! The messages of a peer that are left out for a while, and what they wait for.
+//!
+//! A message that was tried and not sent is left out by itself. The messages behind it in its thread are left out with it, and
+//! only their ids are kept, so that they are not read again: also while it is tried again. They are free once it is sent, given
+//! up or refused.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -10,6 +17,8 @@ use crate::agent::store::types::OutboxEntry;
 /// The most messages that are left out because they failed, and because they are postponed. Leaving them out keeps one
 /// message from blocking the others.
 pub(super) const MAX_LEFT_OUT: usize = 100;
+/// The most messages that are left out because they are behind others. Beyond that, the messages after them wait too.
+pub(super) const MAX_BEHIND: usize = 1000;
 
 /// The messages of a peer that are left out for a while.
 #[derive(Default)]
@@ -18,12 +27,12 @@ pub(super) struct LeftOut {
     pub peer: Option<Pause>,
     /// The senders whose token is away, until when they are left out, and the same as it is shown.
     pub senders: Vec<(String, Instant, Pause)>,
-    /// The messages that are postponed, with those behind them in their threads.
+    /// The messages that are postponed.
     pub postponed: Vec<Postponed>,
     /// The messages that failed since the peer is unreachable. They are left out until the others were tried.
-    failed: Vec<String>,
-    /// The threads of those that the peer has not refused. Those behind them in these threads are left out with them.
-    threads: HashSet<String>,
+    failed: Vec<Failed>,
+    /// The messages behind others, by thread.
+    behind: HashMap<String, Behind>,
 }
 
 /// A message that is postponed.
@@ -31,8 +40,20 @@ pub(super) struct Postponed {
     id: String,
     thread: String,
     until: Instant,
-    /// Whether it waits for another one of its thread, and not by itself.
-    is_behind: bool,
+}
+
+/// A message that failed.
+struct Failed {
+    id: String,
+    /// The thread that waits for the message. `None` if the peer has refused the message.
+    thread: Option<String>,
+}
+
+/// The messages of a thread that are behind another one.
+struct Behind {
+    /// The message that goes first. It may be tried now.
+    first: String,
+    ids: Vec<String>,
 }
 
 impl LeftOut {
@@ -44,62 +65,75 @@ impl LeftOut {
 
     /// Leaves out one message, and those behind it in its thread.
     pub fn postpone(&mut self, entry: OutboxEntry, pause: Duration) {
-        self.add_postponed(Postponed {
-            id: entry.id,
-            thread: entry.thread,
-            until: Instant::now() + pause,
-            is_behind: false,
-        });
-    }
-
-    fn add_postponed(&mut self, postponed: Postponed) {
+        self.postponed.retain(|other| other.id != entry.id);
         // Beyond the limit, the message that has waited longest is tried early.
         if self.postponed.len() >= MAX_LEFT_OUT {
             self.postponed.remove(0);
         }
-        self.postponed.push(postponed);
+        self.postponed.push(Postponed { id: entry.id, thread: entry.thread, until: Instant::now() + pause });
     }
 
     /// Leaves out a message that failed. One that the peer has refused is passed by those behind it in its thread.
     pub fn fail(&mut self, entry: OutboxEntry, is_refused: bool) {
-        if !is_refused {
-            self.threads.insert(entry.thread);
+        self.failed.retain(|other| other.id != entry.id);
+        if is_refused {
+            self.free_behind(&entry);
         }
-        self.add_failed(entry.id);
-    }
-
-    fn add_failed(&mut self, id: String) {
-        self.failed.push(id);
+        let thread = (!is_refused).then_some(entry.thread);
+        self.failed.push(Failed { id: entry.id, thread });
         if self.failed.len() > MAX_LEFT_OUT {
             self.clear_failed();
         }
     }
 
-    /// Whether messages failed and are left out.
-    pub fn has_failed(&self) -> bool {
-        !self.failed.is_empty()
+    /// A message was sent or given up. Returns whether others were left out because they are behind it: they go first now.
+    pub fn conclude(&mut self, entry: &OutboxEntry) -> bool {
+        self.postponed.retain(|other| other.id != entry.id);
+        self.failed.retain(|other| other.id != entry.id);
+        self.free_behind(entry)
     }
 
-    /// The messages that failed are left out no more.
-    pub fn clear_failed(&mut self) {
-        self.failed.clear();
-        self.threads.clear();
+    fn free_behind(&mut self, first: &OutboxEntry) -> bool {
+        let is_first = self.behind.get(&first.thread).is_some_and(|behind| behind.first == first.id);
+        is_first && self.behind.remove(&first.thread).is_some()
     }
 
-    /// Whether a message must not be sent before another one of its thread, which is left out.
+    /// The messages that failed are left out no more. Those behind them are, until these are tried again; but not if one
+    /// that goes first has not failed since the last call, since it may be gone. Returns whether any message is free now.
+    pub fn clear_failed(&mut self) -> bool {
+        let any = !self.failed.is_empty() || !self.behind.is_empty();
+        let count = self.behind.len();
+        let failed = std::mem::take(&mut self.failed);
+        let postponed = self.postponed.iter().map(|other| &other.thread);
+        let held: HashSet<&String> = failed.iter().filter_map(|other| other.thread.as_ref()).chain(postponed).collect();
+        self.behind.retain(|thread, _| held.contains(thread));
+        any && (!failed.is_empty() || self.behind.len() < count)
+    }
+
+    /// Whether a message must not be sent before another one of its thread.
     pub fn is_behind(&self, entry: &OutboxEntry) -> bool {
-        self.threads.contains(&entry.thread) || self.postponed.iter().any(|other| other.thread == entry.thread)
+        self.first_of(&entry.thread).is_some_and(|first| *first != entry.id)
     }
 
-    /// Leaves out those of these messages for which [`LeftOut::is_behind`] holds. Returns whether there were any.
+    /// The message of a thread that goes first, if others are left out for it.
+    fn first_of(&self, thread: &str) -> Option<&String> {
+        if let Some(behind) = self.behind.get(thread) {
+            return Some(&behind.first);
+        }
+        let failed = self.failed.iter().find(|other| other.thread.as_deref() == Some(thread)).map(|other| &other.id);
+        failed.or_else(|| self.postponed.iter().find(|other| other.thread == thread).map(|other| &other.id))
+    }
+
+    /// Takes away those of these messages for which [`LeftOut::is_behind`] holds. Returns whether any of them is left out from
+    /// now on. If none is, the limit is reached, and the next read would return them again.
     pub fn leave_out_behind(&mut self, entries: &mut Vec<OutboxEntry>) -> bool {
         let behind: Vec<OutboxEntry> = entries.extract_if(.., |entry| self.is_behind(entry)).collect();
-        let any = !behind.is_empty();
+        let mut count: usize = self.behind.values().map(|behind| behind.ids.len()).sum();
+        let mut any = false;
         for OutboxEntry { id, thread, .. } in behind {
-            match self.postponed.iter().rfind(|other| other.thread == thread).map(|other| other.until) {
-                Some(until) => self.add_postponed(Postponed { id, thread, until, is_behind: true }),
-                None => self.add_failed(id),
-            }
+            let Some(first) = self.first_of(&thread).filter(|_| count < MAX_BEHIND).cloned() else { break };
+            self.behind.entry(thread).or_insert_with(|| Behind { first, ids: Vec::new() }).ids.push(id);
+            (count, any) = (count + 1, true);
         }
         any
     }
@@ -122,7 +156,7 @@ impl LeftOut {
         Waits {
             peer: self.peer.clone(),
             senders: self.senders.iter().map(|(sender, _, pause)| (sender.clone(), pause.clone())).collect(),
-            postponed: self.postponed.iter().filter(|it| !it.is_behind).map(|it| it.id.clone()).collect(),
+            postponed: self.postponed.iter().map(|it| it.id.clone()).collect(),
         }
     }
 
@@ -131,14 +165,16 @@ impl LeftOut {
         self.senders.iter().map(|(sender, ..)| sender.clone()).collect()
     }
 
-    /// The messages that are left out by themselves.
+    /// The messages that are left out by themselves, and those behind them.
     pub fn messages(&self) -> impl Iterator<Item = &String> {
-        self.failed.iter().chain(self.postponed.iter().map(|postponed| &postponed.id))
+        let first = self.failed.iter().map(|failed| &failed.id);
+        let first = first.chain(self.postponed.iter().map(|postponed| &postponed.id));
+        first.chain(self.behind.values().flat_map(|behind| &behind.ids))
     }
 
     /// Whether none is left out.
     pub fn is_empty(&self) -> bool {
-        self.failed.is_empty() && self.senders.is_empty() && self.postponed.is_empty()
+        self.senders.is_empty() && self.messages().next().is_none()
     }
 }
 
@@ -181,9 +217,34 @@ mod tests {
         left_out.fail(entry("b1", "b"), true);
         assert_eq!(rest(&mut left_out, &[("a2", "a"), ("b2", "b"), ("c1", "c")]), ["b2", "c1"]);
         assert_eq!(left_out.messages().collect::<Vec<_>>(), ["a1", "b1", "a2"]);
-        left_out.clear_failed();
+        // The oldest is tried again. Those behind it need not be read meanwhile.
+        assert!(left_out.clear_failed());
+        assert_eq!(left_out.messages().collect::<Vec<_>>(), ["a2"]);
+        assert_eq!(rest(&mut left_out, &[("a1", "a"), ("a3", "a")]), ["a1"]);
+        assert!(left_out.conclude(&entry("a1", "a")));
         assert!(left_out.is_empty());
-        assert_eq!(rest(&mut left_out, &[("a1", "a"), ("a2", "a")]), ["a1", "a2"]);
+        assert_eq!(rest(&mut left_out, &[("a2", "a"), ("a3", "a")]), ["a2", "a3"]);
+    }
+
+    #[test]
+    fn a_message_that_is_refused_in_the_end_is_passed() {
+        let mut left_out = LeftOut::default();
+        left_out.fail(entry("a1", "a"), false);
+        assert!(rest(&mut left_out, &[("a2", "a")]).is_empty());
+        left_out.clear_failed();
+        left_out.fail(entry("a1", "a"), true);
+        assert_eq!(left_out.messages().collect::<Vec<_>>(), ["a1"]);
+        assert_eq!(rest(&mut left_out, &[("a2", "a")]), ["a2"]);
+    }
+
+    /// The oldest message is cancelled while it waits, so it is never tried again.
+    #[test]
+    fn messages_behind_one_that_is_gone_are_free_again() {
+        let mut left_out = LeftOut::default();
+        left_out.fail(entry("a1", "a"), false);
+        assert!(rest(&mut left_out, &[("a2", "a")]).is_empty());
+        assert!(left_out.clear_failed() && left_out.clear_failed());
+        assert!(left_out.is_empty() && !left_out.clear_failed());
     }
 
     #[test]
@@ -191,21 +252,36 @@ mod tests {
         let mut left_out = LeftOut::default();
         left_out.postpone(entry("a1", "a"), Duration::from_secs(100));
         assert_eq!(rest(&mut left_out, &[("a2", "a"), ("b1", "b")]), ["b1"]);
-        assert!(!left_out.has_failed());
         assert_eq!(left_out.waits().postponed, ["a1"]);
         assert_eq!(left_out.messages().count(), 2);
+        assert!(!left_out.clear_failed(), "nothing has failed");
         left_out.postponed.iter_mut().for_each(|postponed| postponed.until = Instant::now());
         left_out.forget_due();
-        assert!(left_out.is_empty());
+        assert_eq!(left_out.messages().collect::<Vec<_>>(), ["a2"]);
+        assert!(left_out.conclude(&entry("a1", "a")) && left_out.is_empty());
     }
 
     #[test]
     fn what_is_left_out_is_bounded() {
         let mut left_out = LeftOut::default();
-        left_out.fail(entry("0", "a"), false);
-        for number in 1..=MAX_LEFT_OUT {
-            left_out.leave_out_behind(&mut vec![entry(&number.to_string(), "a")]);
+        left_out.postpone(entry("a0", "a"), Duration::from_secs(100));
+        for number in 1..=MAX_BEHIND {
+            assert!(left_out.leave_out_behind(&mut vec![entry(&format!("a{number}"), "a")]));
         }
-        assert!(left_out.is_empty(), "the oldest is tried again");
+        // The limit is reached. A message of another thread that is read with them is still tried, and the first one waits.
+        let mut entries = vec![entry("one more", "a"), entry("b1", "b")];
+        assert!(!left_out.leave_out_behind(&mut entries));
+        assert_eq!(entries.len(), 1);
+        assert_eq!((left_out.messages().count(), left_out.waits().postponed), (MAX_BEHIND + 1, vec!["a0".to_owned()]));
+        // So are the messages that go first.
+        for number in 0..MAX_LEFT_OUT {
+            left_out.postpone(entry(&format!("c{number}"), &format!("c{number}")), Duration::from_secs(100));
+        }
+        assert_eq!(left_out.waits().postponed.len(), MAX_LEFT_OUT);
+        assert_eq!(rest(&mut left_out, &[("a0", "a"), ("one more", "a")]), ["a0"], "the oldest is tried early");
+        for number in 0..=MAX_LEFT_OUT {
+            left_out.fail(entry(&format!("d{number}"), "d"), false);
+        }
+        assert!(left_out.failed.is_empty());
     }
 }

@@ -34,6 +34,7 @@ mod unrecorded;
 mod waits;
 mod wakeups;
 
+pub(super) use claims::RouteCapacity;
 pub use options::OutboxOptions;
 pub(super) use pack::PackError;
 pub(super) use state::{Outbox, OutboxParts};

@@ -57,11 +57,12 @@ impl Outbox {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Wakes the tasks of all peers for which messages wait.
+    /// Wakes the tasks of all peers for which messages wait, here or, if the peer has a return route here, elsewhere.
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
     pub async fn wake_all(&self) -> Result<(), StoreError> {
+        self.wake_connected();
         let peers = self.parts.store.inner().outbox_peers().await?;
         peers.iter().for_each(|peer| self.parts.wakeups.wake(peer));
         Ok(())
@@ -98,13 +99,20 @@ impl Outbox {
         let mut is_drained = false;
         let options = &self.parts.options;
         let mut window = PeerWindow::new(options.concurrent_per_peer, options.concurrent_per_origin);
+        // Whether the messages that were read last are left out now, so that more are read to find others.
+        let mut reads_on = false;
         // Why messages wait for a token, as it was logged: once, and not for each message and each attempt.
         let mut logged_wait = None;
         while !shutdown.is_cancelled() {
             left_out.forget_due();
             signals.show(left_out.waits());
             unrecorded.shrink_to(most_unrecorded(&window)).await;
-            let limit = if failures == 0 { window.size().min(READ_AHEAD) } else { 1 };
+            // After a failure, one message is tried.
+            let limit = match failures {
+                _ if std::mem::take(&mut reads_on) => READ_AHEAD,
+                0 => window.size().min(READ_AHEAD),
+                _ => 1,
+            };
             let (is_woken, was_drained) = (signals.take_wakeup(), std::mem::take(&mut is_drained));
             let mut batch = match was_drained && !is_woken {
                 true => Batch { is_rest: true, ..Batch::default() },
@@ -117,11 +125,14 @@ impl Outbox {
                     }
                 },
             };
-            if !batch.is_requested && left_out.leave_out_behind(&mut batch.entries) && batch.entries.is_empty() {
-                continue;
+            if !batch.is_requested {
+                reads_on = left_out.leave_out_behind(&mut batch.entries) && batch.entries.is_empty();
+                if failures > 0 && batch.entries.len() > 1 {
+                    batch.entries.truncate(1);
+                    batch.is_rest = false;
+                }
             }
-            if batch.entries.is_empty() && left_out.has_failed() {
-                left_out.clear_failed();
+            if batch.entries.is_empty() && (reads_on || left_out.clear_failed()) {
                 continue;
             }
             if batch.entries.is_empty() {
@@ -136,14 +147,17 @@ impl Outbox {
                 }
                 continue;
             }
-            let (mut any_concluded, mut is_deferred) = (false, false);
+            let (mut any_concluded, mut is_deferred, reads_all) = (false, false, left_out.is_empty());
             let mut unavailable: Option<(Duration, String)> = None;
             let task = (peer, signals, shutdown);
             let mut round = Round::new(self, task, failures.saturating_add(1), left_out.next_due(), batch);
             while let Some((entry, attempt)) = round.next(&mut window, &left_out, unrecorded).await {
+                if matches!(attempt, Attempt::Sent { .. } | Attempt::Concluded) && left_out.conclude(&entry) {
+                    round.end();
+                }
                 match attempt {
                     Attempt::Sent { time, .. } => {
-                        self.claims.forget(peer);
+                        self.claims.sent(peer);
                         (any_concluded, logged_wait) = (true, None);
                         unrecorded.record(self, entry, time, shutdown);
                     }
@@ -184,7 +198,7 @@ impl Outbox {
                 None if any_concluded => {
                     failures = 0;
                     left_out.peer = None;
-                    is_drained = is_complete && left_out.is_empty();
+                    is_drained = is_complete && reads_all && left_out.is_empty();
                     left_out.clear_failed();
                 }
                 // Messages are tried early.
@@ -265,7 +279,8 @@ impl Outbox {
                 () = tokio::time::sleep_until(until) => return,
                 () = shutdown.cancelled() => return,
                 () = signals.wakeup.notified() => if self.parts.routes.has_any_route(peer) {
-                    return left_out.clear_failed();
+                    left_out.clear_failed();
+                    return;
                 },
             }
         }

@@ -94,7 +94,7 @@ pub(super) struct Round<'a> {
     has_begun: bool,
     /// Whether the task was woken meanwhile.
     was_woken: bool,
-    /// Whether one was not sent, so no other is begun.
+    /// Whether no other is begun, such as after one that was not sent.
     is_over: bool,
     /// Whether the last messages that were read were small.
     are_small: bool,
@@ -129,6 +129,11 @@ impl<'a> Round<'a> {
         };
         round.add(batch.entries);
         round
+    }
+
+    /// Begins no other message: some that were not read go before those that were.
+    pub fn end(&mut self) {
+        self.is_over = true;
     }
 
     /// Whether the task was woken during the round. A pause that follows must notice it.

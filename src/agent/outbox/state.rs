@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use tokio::{sync::Semaphore, time::Instant};
+use tracing::Instrument;
 
 use super::{
-    claims::Claims,
+    claims::{Claims, RouteCapacity},
     options::OutboxOptions,
     origins::Origins,
     reply_rate::ReplyRate,
@@ -66,24 +67,39 @@ impl Outbox {
         Self { parts, origins, reply_rate, stranger_fetches, claims: Claims::default() }
     }
 
-    /// Tries the waiting messages for a peer now, because a return route to the peer was opened. A new task claims those that
+    /// Tries the waiting messages for a peer now, because a return route to the peer was opened. The peer's task claims those that
     /// wait elsewhere.
-    pub fn retry_now(&self, peer: &str) {
-        if !self.parts.wakeups.wake_task(peer) && self.waits_elsewhere(peer) {
+    pub fn retry_now(&self, peer: &str, capacity: RouteCapacity) {
+        if self.waits_elsewhere(peer) {
+            self.claims.open(peer, capacity, Instant::now());
             self.parts.wakeups.wake(peer);
+        } else {
+            self.parts.wakeups.wake_task(peer);
         }
     }
 
-    /// Tries a message now, whatever pause its peer or the peer's server has. If another node would send it, this one does.
+    /// Wakes the tasks of the peers that have a return route here, and for which messages wait elsewhere. These claim them.
+    pub fn wake_connected(&self) {
+        let peers = self.parts.routes.peers().into_iter().filter(|peer| self.waits_elsewhere(peer));
+        peers.for_each(|peer| self.parts.wakeups.wake(&peer));
+    }
+
+    /// Tries a message now, whatever pause its peer or the peer's server has. If another node would send it, this one does, also
+    /// if the caller stops waiting, as that of a closed connection does: otherwise no node would send what was claimed.
     ///
     /// # Errors
     /// [`StoreError`] if the store fails.
-    pub async fn try_now(&self, entry: &OutboxEntry) -> Result<(), StoreError> {
-        if self.waits_elsewhere(&entry.peer) {
-            self.parts.store.inner().claim_outgoing(&entry.peer).await?;
-        }
-        self.parts.wakeups.request(&entry.peer, &entry.id);
-        Ok(())
+    pub async fn try_now(self: &Arc<Self>, entry: &OutboxEntry) -> Result<(), StoreError> {
+        let (outbox, peer, id) = (self.clone(), entry.peer.clone(), entry.id.clone());
+        let claiming = async move {
+            if outbox.waits_elsewhere(&peer) {
+                outbox.parts.store.inner().claim_outgoing(&peer).await?;
+            }
+            outbox.parts.wakeups.request(&peer, &id);
+            Ok(())
+        };
+        let claiming = tokio::spawn(claiming.in_current_span());
+        claiming.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
 
     /// What a message waits for. `None` if it does not wait.
@@ -132,8 +148,12 @@ impl Outbox {
     /// When the messages that wait for a peer elsewhere are claimed. `None` if there are none, or the peer has no return route
     /// here.
     pub(super) fn next_claim(&self, peer: &str) -> Option<Instant> {
-        let is_wanted = self.waits_elsewhere(peer) && self.parts.routes.has_any_route(peer);
-        is_wanted.then(|| self.claims.due(peer, Instant::now()))
+        let now = Instant::now();
+        if self.waits_elsewhere(peer) && self.parts.routes.has_any_route(peer) {
+            return Some(self.claims.due(peer, now));
+        }
+        self.claims.settle(peer, now);
+        None
     }
 
     fn waits_elsewhere(&self, peer: &str) -> bool {

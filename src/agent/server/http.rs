@@ -17,6 +17,7 @@ use super::{admission::ByteReservation, context::PeerConnection, cors, pages, we
 use crate::{
     agent::{
         inbox::{Refusal, ReturnRouteRequest},
+        outbox::RouteCapacity,
         return_routes::ReturnMessage,
     },
     didcomm::ENCRYPTED,
@@ -166,7 +167,7 @@ async fn respond(connection: &PeerConnection, return_route: oneshot::Receiver<Re
     // Without an answer, the message was not handled, or is a repetition.
     let Ok(Ok(has_replies)) = tokio::time::timeout(timeout, request.replied).await else { return accepted() };
     route.open();
-    context.outbox.retry_now(&request.sender);
+    context.outbox.retry_now(&request.sender, RouteCapacity::One);
     // Without a reply, a message that already waited for the sender may be sent.
     if !has_replies && !context.outbox.has_waiting(&request.sender) {
         return accepted();

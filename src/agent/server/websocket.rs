@@ -27,6 +27,7 @@ use tokio_tungstenite::{
 use super::{admission::MeteredStream, context::PeerConnection};
 use crate::agent::{
     inbox::{Refusal, ReturnRouteRequest},
+    outbox::RouteCapacity,
     return_routes::{ReturnMessage, RouteGuard},
 };
 
@@ -253,7 +254,7 @@ impl Session {
         let Some(route) = self.routes.get(&settled.peer).filter(|route| route.id() == settled.route) else { return };
         if settled.is_handled {
             route.open();
-            self.connection.context.outbox.retry_now(&settled.peer);
+            self.connection.context.outbox.retry_now(&settled.peer, RouteCapacity::Many);
         } else {
             self.routes.remove(&settled.peer);
         }

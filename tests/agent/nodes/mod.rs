@@ -1,6 +1,8 @@
 //! An agent that shares its store with another node, which the store plays: hints, messages that wait at the other node, and
 //! what only the leading node does.
 
+mod claims;
+
 use std::{
     sync::{
         Arc, Mutex,
@@ -17,7 +19,7 @@ use claviger::{
         api::{Webhook, WebhookOptions, Webhooks},
         new_message,
         protocol::{HandleError, Protocol, Received, Transaction},
-        store::{Change, Commit, Hint, OutboxQuery, Record, SendState, SqliteOptions, UNREAD},
+        store::{Change, Commit, Hint, Record, SendState, SqliteOptions, UNREAD},
     },
     did::{LocalResolver, Service},
     didcomm::Message,
@@ -164,41 +166,6 @@ async fn messages_of_a_node_that_has_ended_are_sent_here() {
     fixture.store.send_elsewhere(&fixture.people.alice.did, false);
     fixture.store.hint(&[Hint::Anything]);
     fixture.until_sent(&id).await;
-    fixture.running.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_is_tried_here_is_claimed() {
-    let fixture = Fixture::start(true, Some("sink://alice")).await;
-    let id = fixture.send_elsewhere().await;
-    fixture.store.take_calls();
-    fixture.running.agent.retry(&id).await.unwrap();
-    fixture.until_sent(&id).await;
-    assert_eq!(fixture.store.calls_of("claim_outgoing"), 1);
-    assert!(matches!(fixture.running.agent.retry(&id).await, Err(AgentError::NotWaiting(_))));
-    fixture.running.stop().await;
-}
-
-/// Alice, whom nobody can reach, connects to this node.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_open_route_claims_what_waits_elsewhere() {
-    let fixture = Fixture::start(true, None).await;
-    let id = fixture.send_elsewhere().await;
-    tokio::time::sleep(A_WHILE).await;
-    assert_eq!((fixture.state_of(&id).await, fixture.store.calls_of("claim_outgoing")), (SendState::Waiting, 0));
-    let asks = async || {
-        let asks_for_route = |message: &mut Message| message.return_route = Some("all".to_owned());
-        let status =
-            fixture.running.post(&fixture.people.pack_with(&format!("{PIURI}/tell"), asks_for_route).await).await;
-        assert!([" 200 ", " 202 "].iter().any(|code| status.contains(code)), "{status}");
-        status
-    };
-    // A busy machine may answer with 202 before the message has come.
-    until("the response has the message", async || asks().await.contains(" 200 ")).await;
-    fixture.until_sent(&id).await;
-    assert!(fixture.store.calls_of("claim_outgoing") >= 1);
-    let all = OutboxQuery { limit: 10, ..OutboxQuery::default() };
-    assert_eq!(fixture.running.agent.outbox(all).await.unwrap().len(), 1);
     fixture.running.stop().await;
 }
 
