@@ -68,7 +68,8 @@ impl Outbox {
     /// Prepares an outbox entry. No token is used.
     ///
     /// # Errors
-    /// [`PackError::TokenUnavailable`] if no key of our DID is ready, or the store is sealed. A permanent failure if the peer is
+    /// [`PackError::TokenUnavailable`] if no key of our DID is ready, this node does not serve a DID that another node serves, or
+    /// the store is sealed. A permanent failure if the peer is
     /// blocked since the message was put into the outbox.
     pub(super) async fn prepare(&self, entry: &OutboxEntry) -> Result<Prepared, PackError> {
         let outgoing = match self.parts.store.outgoing_message(entry) {
@@ -81,6 +82,14 @@ impl Outbox {
         let tells_end = prepared.from.is_none() && prepared.message.from_prior.is_some();
         if self.parts.blocked.contains(&prepared.to) && !tells_end {
             return Err(permanent(AgentError::Blocked(prepared.to).to_string()));
+        }
+        // Another node has put the message into the outbox, and this one has taken it over.
+        if let Some(from) = &prepared.from
+            && self.parts.own_dids.find_did(from).is_none()
+            && !self.parts.store.inner().nodes().await.map_err(store_failed)?.is_empty()
+        {
+            let what = format!("this node does not serve {from}: copy its document here, and have the node read it");
+            return Err(PackError::TokenUnavailable(what));
         }
         // No peer is troubled with a message that cannot be packed.
         if let Some(from) = &prepared.from

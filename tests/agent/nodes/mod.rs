@@ -6,7 +6,7 @@ mod claims;
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -14,8 +14,8 @@ use std::{
 use async_trait::async_trait;
 use claviger::{
     agent::{
-        AgentError, AgentOptions, ContactChange, Event, MediationOptions, MediatorState, OutgoingMessage, SendError,
-        SendLimits, Transport, Transports, WaitReason,
+        AgentError, AgentOptions, ContactChange, Event, MediationOptions, MediatorState, OutgoingMessage, OwnDocuments,
+        SendError, SendLimits, Transport, Transports, WaitReason,
         api::{Webhook, WebhookOptions, Webhooks},
         new_message,
         protocol::{HandleError, Protocol, Received, Transaction},
@@ -79,6 +79,8 @@ struct Fixture {
     running: RunningAgent,
     store: Arc<WatchedStore>,
     sent: Sink,
+    /// Whether the documents that the agent reads again have Bob's.
+    serves_bob: Arc<AtomicBool>,
     _folder: tempfile::TempDir,
 }
 
@@ -96,14 +98,20 @@ impl Fixture {
         let inner = RunningAgent::open_store(folder.path(), SqliteOptions::default());
         let store = WatchedStore::with_nodes(inner.clone(), leads);
         let (sent, authority) = (Sink::default(), Authority::new());
+        let serves_bob = Arc::new(AtomicBool::new(true));
+        let (serves, document) = (serves_bob.clone(), people.bob.document.clone());
+        let reload = move || {
+            let created = if serves.load(Ordering::SeqCst) { vec![document.clone()] } else { Vec::new() };
+            Ok(OwnDocuments { created, ..OwnDocuments::default() })
+        };
         let websockets = WebSocketClient::new(authority.dialer(), WebSocketOptions::default());
         let running = RunningAgent::start_built(&people, inner, store.clone(), |builder| {
             let builder =
                 builder.protocol(Market).options(options).transports(Transports::default().with(sent.clone()));
-            builder.mediators(authority.client(), websockets)
+            builder.mediators(authority.client(), websockets).on_reload(Box::new(reload))
         });
         let running = running.await;
-        let fixture = Self { people, running, store, sent, _folder: folder };
+        let fixture = Self { people, running, store, sent, serves_bob, _folder: folder };
         // Now the store is unlocked, and all tasks run.
         fixture.receive().await;
         fixture
@@ -165,6 +173,29 @@ async fn messages_of_a_node_that_has_ended_are_sent_here() {
     let id = fixture.send_elsewhere().await;
     fixture.store.send_elsewhere(&fixture.people.alice.did, false);
     fixture.store.hint(&[Hint::Anything]);
+    fixture.until_sent(&id).await;
+    fixture.running.stop().await;
+}
+
+/// The node that has ended served a DID whose document is not here yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_a_did_that_this_node_lacks_wait_for_it() {
+    let fixture = Fixture::start(true, Some("sink://alice")).await;
+    let agent = &fixture.running.agent;
+    let id = fixture.send_elsewhere().await;
+    fixture.serves_bob.store(false, Ordering::SeqCst);
+    agent.reload_dids().await.unwrap();
+    let peer = fixture.people.alice.did.clone();
+    fixture.store.send_elsewhere(&peer, false);
+    fixture.store.hint(&[Hint::Outgoing { peer, is_here: true }]);
+    let problem = async || {
+        let wait = agent.wait_of(&agent.outbox_entry(&id).await.unwrap().unwrap());
+        wait.and_then(|wait| wait.problem).unwrap_or_default()
+    };
+    until("the message waits for the DID", async || problem().await.contains("does not serve")).await;
+    assert_eq!((fixture.state_of(&id).await, fixture.sent.0.load(Ordering::SeqCst)), (SendState::Waiting, 0));
+    fixture.serves_bob.store(true, Ordering::SeqCst);
+    agent.reload_dids().await.unwrap();
     fixture.until_sent(&id).await;
     fixture.running.stop().await;
 }

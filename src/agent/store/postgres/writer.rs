@@ -207,11 +207,16 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
+                let is_refused = matches!(error, StoreError::InUse(_));
                 let error = match error {
                     StoreError::InUse(_) if self.node.is_shared() => StoreError::Unavailable(error.to_string()),
                     StoreError::InUse(_) => self.taken(),
                     other => other,
                 };
+                let is_told = self.failure.as_ref().is_some_and(|(told, _)| told.to_string() == error.to_string());
+                if is_refused && !is_told {
+                    tracing::error!(%error, "this agent cannot use its database any more until the other one ends");
+                }
                 self.failure = Some((error.clone(), Instant::now()));
                 Err(error)
             }
