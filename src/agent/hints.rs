@@ -49,7 +49,7 @@ pub fn hint_listener(
         let tell = |event| drop(events.send(event));
         for hint in hints {
             match hint {
-                // A task takes the messages from the other node if the peer can be reached here alone.
+                // The peer's task claims what the other node does not send soon.
                 Hint::Outgoing { peer, is_here } if *is_here || routes.has_any_route(peer) => wakeups.wake(peer),
                 Hint::Outgoing { .. } => {}
                 Hint::Delivered { id } => tell(Event::Delivered { id: id.clone() }),

@@ -68,9 +68,8 @@ impl Outbox {
     /// Prepares an outbox entry. No token is used.
     ///
     /// # Errors
-    /// [`PackError::TokenUnavailable`] if no key of our DID is ready, this node does not serve a DID that another node serves, or
-    /// the store is sealed. A permanent failure if the peer is
-    /// blocked since the message was put into the outbox.
+    /// [`PackError::TokenUnavailable`] if no key of our DID is ready, another node serves the DID and this one does not, or the store
+    /// is sealed. A permanent failure if the peer is blocked since the message was put into the outbox.
     pub(super) async fn prepare(&self, entry: &OutboxEntry) -> Result<Prepared, PackError> {
         let outgoing = match self.parts.store.outgoing_message(entry) {
             Ok(outgoing) => outgoing,

@@ -92,9 +92,7 @@ impl Outbox {
     pub async fn try_now(self: &Arc<Self>, entry: &OutboxEntry) -> Result<(), StoreError> {
         let (outbox, peer, id) = (self.clone(), entry.peer.clone(), entry.id.clone());
         let claiming = async move {
-            if outbox.waits_elsewhere(&peer) {
-                outbox.parts.store.inner().claim_outgoing(&peer).await?;
-            }
+            outbox.parts.store.inner().claim_outgoing(&peer).await?;
             outbox.parts.wakeups.request(&peer, &id);
             Ok(())
         };

@@ -200,6 +200,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Has this node send the messages that wait for a peer, whichever node would have sent them: the peer can be reached here.
+    /// Does nothing if no messages for the peer [wait elsewhere](Self::waits_elsewhere).
     async fn claim_outgoing(&self, _peer: &str) -> Result<(), StoreError> {
         Ok(())
     }

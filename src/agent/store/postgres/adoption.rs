@@ -13,15 +13,6 @@ use super::{
     transaction::Db,
 };
 
-/// Looks for work that nobody has, since this node joins.
-pub(super) async fn join_beat(db: &Db<'_>) -> Outcome<()> {
-    let end = "UPDATE nodes SET ended = clock_timestamp()
-        WHERE ended IS NULL AND number <> $1 AND lease <= clock_timestamp()";
-    db.execute(end, params![db.node().number()]).await?;
-    adopt(db).await?;
-    Ok(())
-}
-
 /// Ends the nodes that show no sign of life, and takes over what they had.
 pub(super) async fn beat(db: &Db<'_>) -> Outcome<()> {
     let node = db.node();
@@ -46,7 +37,7 @@ pub(super) async fn beat(db: &Db<'_>) -> Outcome<()> {
 }
 
 /// Takes over the envelopes and the waiting messages that no node has.
-async fn adopt(db: &Db<'_>) -> Result<(), tokio_postgres::Error> {
+pub(super) async fn adopt(db: &Db<'_>) -> Result<(), tokio_postgres::Error> {
     let number = db.node().number();
     // There may be much.
     db.all("SELECT set_config('statement_timeout', '0', true)", &[]).await?;

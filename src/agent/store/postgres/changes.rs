@@ -33,7 +33,7 @@ pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcom
         None => None,
     };
     let is_unchanged = match &arrived {
-        Some((_, known)) => known.is_unchanged,
+        Some((_, found)) => found.is_unchanged,
         None => records::are_unchanged(db, &commit.expects, now).await?,
     };
     if !is_unchanged {
@@ -49,8 +49,8 @@ pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcom
         envelopes::remove(db, envelope, now).await?;
     }
     let mut concluded = None;
-    if let Some((arrived, known)) = arrived {
-        match envelopes::check_arrival(db, arrived, &known)? {
+    if let Some((arrived, found)) = arrived {
+        match envelopes::check_arrival(db, arrived, &found)? {
             Arrival::Processed => return Ok(CommitOutcome::Duplicate),
             Arrival::Pending(id) => envelopes::remove(db, id, now).await?,
             Arrival::New { .. } if commit.handled.is_some() => concluded = Some((&arrived.digest[..], now)),

@@ -26,8 +26,8 @@ use crate::agent::{
 };
 
 pub(super) async fn receive(db: &Db<'_>, envelope: &NewEnvelope) -> Outcome<ReceiveOutcome> {
-    let known = look_up(db, envelope, &[]).await?;
-    let (unresolved, named_peer) = match check_arrival(db, envelope, &known)? {
+    let found = look_up(db, envelope, &[]).await?;
+    let (unresolved, named_peer) = match check_arrival(db, envelope, &found)? {
         Arrival::Pending(id) => return Ok(ReceiveOutcome::AlreadyPending(id)),
         Arrival::Processed => return Ok(ReceiveOutcome::AlreadyProcessed),
         Arrival::New { unresolved, named_peer } => (unresolved, named_peer),
@@ -59,9 +59,9 @@ pub(super) enum Arrival {
     New { unresolved: bool, named_peer: Option<String> },
 }
 
-/// What the tables have of an envelope that arrives.
+/// What was found of an envelope that arrives.
 #[derive(Default)]
-pub(super) struct KnownOf {
+pub(super) struct Found {
     /// The id under which it is pending.
     pending: Option<i64>,
     is_processed: bool,
@@ -85,7 +85,7 @@ pub(super) async fn look_up(
     db: &Db<'_>,
     envelope: &NewEnvelope,
     expected: &[Expectation],
-) -> Result<KnownOf, tokio_postgres::Error> {
+) -> Result<Found, tokio_postgres::Error> {
     let find = format!(
         "SELECT (SELECT id FROM envelopes WHERE digest = $1), EXISTS (SELECT FROM concluded WHERE digest = $1),
             (SELECT peer IS NULL FROM records WHERE digest = $2 AND coalesce(expires > $3, true)),
@@ -98,7 +98,7 @@ pub(super) async fn look_up(
     let parameters =
         params![&envelope.digest[..], record.as_ref().map(|digest| &digest[..]), now(), digests, revisions];
     let row = db.first(&find, parameters).await?;
-    Ok(row.map_or_else(KnownOf::default, |row| KnownOf {
+    Ok(row.map_or_else(Found::default, |row| Found {
         pending: row.get(0),
         is_processed: row.get(1),
         is_kept: row.get(2),
@@ -107,15 +107,15 @@ pub(super) async fn look_up(
 }
 
 /// Checks whether an envelope is new, and all limits for it.
-pub(super) fn check_arrival<T>(db: &Db<'_>, envelope: &NewEnvelope, known: &KnownOf) -> Result<Arrival, Rollback<T>> {
-    if let Some(id) = known.pending {
+pub(super) fn check_arrival<T>(db: &Db<'_>, envelope: &NewEnvelope, found: &Found) -> Result<Arrival, Rollback<T>> {
+    if let Some(id) = found.pending {
         return Ok(Arrival::Pending(id));
     }
-    if known.is_processed {
+    if found.is_processed {
         return Ok(Arrival::Processed);
     }
     let connection = connection_of(envelope);
-    let peer = match known.is_kept {
+    let peer = match found.is_kept {
         None => Peer::Unknown,
         Some(false) => Peer::Stranger,
         Some(true) => Peer::Known,

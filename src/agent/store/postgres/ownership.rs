@@ -2,7 +2,7 @@
 //!
 //! - A session of its own holds an advisory lock for as long as the store is open: exclusively for the only agent, shared by
 //!   nodes. Whoever finds the lock taken by others fails with [`StoreError::InUse`]. A node holds a second lock, of its own
-//!   number: others see by it at once that the node has ended.
+//!   number: others see by it that the node has ended (`adoption.rs`).
 //! - Locks go with their session, so an agent may lose them without knowing. Therefore each transaction that writes begins with
 //!   the agent's row in the table `nodes`, which whoever takes over its work has ended.
 //! - All transactions that write follow one another, by an advisory lock that each of them holds until its end. So `expects` and
@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tokio_postgres::Error;
 
 use super::{
-    adoption::join_beat,
+    adoption::adopt,
     cursors,
     errors::store_error,
     locks::{MIGRATION_LOCK, OWNER_LOCK, SCHEMA_NUMBER, TRANSACTION_LOCK, is_node_locked, node_lock},
@@ -27,7 +27,6 @@ use super::{
     options::PostgresOptions,
     pooler,
     recount::recount,
-    request::Rollback,
     schema,
     session::{LEAVES, Parameters, Session, params},
     totals::Totals,
@@ -57,17 +56,17 @@ impl Owned {
     /// # Errors
     /// [`StoreError::InUse`] if others have the lock, and those of [`super::PostgresStore::open`].
     pub async fn take(options: &PostgresOptions, totals: &Totals, node: &Arc<Node>) -> Result<Self, StoreError> {
-        for _ in 1..TRIES {
+        let mut tries = 1;
+        loop {
             let locked = Locked::take(options, node.is_shared()).await?;
             locked.migrate().await?;
             match locked.join(Some(totals), node).await {
                 // A node with this name that was killed, perhaps.
-                Err(StoreError::InUse(_)) => sleep(PAUSE).await,
+                Err(StoreError::InUse(_)) if tries < TRIES => sleep(PAUSE).await,
                 joined => return joined,
             }
+            tries += 1;
         }
-        let locked = Locked::take(options, node.is_shared()).await?;
-        locked.join(Some(totals), node).await
     }
 
     /// Whether a session has ended, so that the database must be taken again.
@@ -141,7 +140,7 @@ impl Owned {
                     totals.commit(entry.counts);
                     self.node.tell(&hints);
                 }
-                // What a later release counts has no limit in this one.
+                // Its counts are missing until this node joins again.
                 Err(error) => {
                     tracing::warn!(%error, node, "entry of another node not understood: is its release newer?");
                     self.node.tell(&[Hint::Anything]);
@@ -296,13 +295,12 @@ async fn begin(lock: &Session, session: &Session, totals: Option<&Totals>, node:
 
 /// Takes over what others have left, and tells the nodes that there are.
 async fn take_over(session: &Session, totals: &Totals, node: &Node) -> Result<(), StoreError> {
+    let end = "UPDATE nodes SET ended = clock_timestamp()
+        WHERE ended IS NULL AND number <> $1 AND lease <= clock_timestamp()";
+    session.execute(end, params![node.number()]).await.map_err(store_error)?;
     let limits = StoreLimits::default();
     let transaction = Transaction::new(session, totals, &limits, node);
-    match join_beat(&transaction.request()).await {
-        Ok(()) => {}
-        Err(Rollback::Answer(())) => {}
-        Err(Rollback::Error(error)) => return Err(error),
-    }
+    adopt(&transaction.request()).await.map_err(store_error)?;
     let entry = transaction.changes();
     if !entry.is_empty() {
         note(session, node, &entry).await.map_err(store_error)?;

@@ -289,19 +289,21 @@ async fn attempt(
         return Err(Failure::Lost(StoreError::Unavailable("the connection to PostgreSQL was lost".to_owned())));
     }
     let error = match worked {
-        Ok(true) if !transaction.has_failed() => match owned.commit(&transaction.changes()).await {
-            Ok(()) => {
-                let entry = transaction.changes();
-                let hints = if entry.has_taken() { entry.hints(node.number()) } else { Vec::new() };
-                totals.commit(entry.counts);
-                node.tell(&hints);
-                return Ok(true);
+        Ok(true) if !transaction.has_failed() => {
+            let entry = transaction.changes();
+            match owned.commit(&entry).await {
+                Ok(()) => {
+                    let hints = if entry.has_taken() { entry.hints(node.number()) } else { Vec::new() };
+                    totals.commit(entry.counts);
+                    node.tell(&hints);
+                    return Ok(true);
+                }
+                Err(error) if is_lost(&error) || owned.session.is_closed() => {
+                    return Err(Failure::InDoubt(id, store_error(error)));
+                }
+                Err(error) => Some(error),
             }
-            Err(error) if is_lost(&error) || owned.session.is_closed() => {
-                return Err(Failure::InDoubt(id, store_error(error)));
-            }
-            Err(error) => Some(error),
-        },
+        }
         Ok(_) => None,
         Err(error) => Some(error),
     };
