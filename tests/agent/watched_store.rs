@@ -192,8 +192,9 @@ macro_rules! watch {
 
             async fn claim_outgoing(&self, peer: &str) -> Result<(), StoreError> {
                 self.count("claim_outgoing");
-                let (of_other, peer) = (self.nodes().of_other.clone(), peer.to_owned());
-                let delay = *self.nodes().claim_delay.lock().unwrap();
+                let Some(nodes) = &self.nodes else { return Ok(()) };
+                let (of_other, peer) = (nodes.of_other.clone(), peer.to_owned());
+                let delay = *nodes.claim_delay.lock().unwrap();
                 let claim = tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
                     of_other.lock().unwrap().remove(&peer);

@@ -37,11 +37,8 @@ fn store_section(server: &Server, database: &str) -> String {
     format!("[store]\nurl = \"{}\"\npassword_file = \"store.password\"\n", server.url_at("localhost", database))
 }
 
-#[test]
-fn messages_are_kept_in_a_database() {
-    let Some(server) = Server::shared() else { return };
-    let Some(mut alice) = daemon_on(server) else { return };
-    alice.start();
+/// Has the daemon receive the messages "one" and "two", and send an answer. Returns the id of the answer in the outbox.
+fn receive_and_answer(alice: &Daemon) -> String {
     let endpoint = Endpoint::accepting();
     let peer = Peer::with_endpoint("peer", &endpoint.uri());
     for text in ["one", "two"] {
@@ -50,6 +47,15 @@ fn messages_are_kept_in_a_database() {
     alice.wait_until("the messages arrived", |alice| alice.unread_texts() == ["one", "two"]);
     let id = alice.send_text(peer.did(), "answer").unwrap();
     alice.wait_until("the answer is sent", |alice| alice.outbox_message(&id)["state"] == "sent");
+    id
+}
+
+#[test]
+fn messages_are_kept_in_a_database() {
+    let Some(server) = Server::shared() else { return };
+    let Some(mut alice) = daemon_on(server) else { return };
+    alice.start();
+    let id = receive_and_answer(&alice);
     assert!(alice.run(&["serve", "--check"]).success().contains(" at localhost"));
     alice.stop();
     assert!(alice.run(&["serve", "--check"]).success().contains(" at localhost"));
@@ -146,14 +152,7 @@ fn a_database_is_used_through_a_pooler() {
     fs::write(&file, with_direct(direct)).unwrap();
     alice.start();
     assert!(alice.run(&["serve", "--check"]).success().contains(" at 127.0.0.1"));
-    let endpoint = Endpoint::accepting();
-    let peer = Peer::with_endpoint("peer", &endpoint.uri());
-    for text in ["one", "two"] {
-        assert_eq!(status_of(&alice.post(peer.pack_text(&alice.did, text).as_bytes())), 202);
-    }
-    alice.wait_until("the messages arrived", |alice| alice.unread_texts() == ["one", "two"]);
-    let id = alice.send_text(peer.did(), "answer").unwrap();
-    alice.wait_until("the answer is sent", |alice| alice.outbox_message(&id)["state"] == "sent");
+    receive_and_answer(&alice);
     let folder = alice.home.path().join("copy");
     alice.run(&["backup", folder.to_str().unwrap()]).success();
     alice.stop();
