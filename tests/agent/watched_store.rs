@@ -17,7 +17,7 @@ use claviger::agent::store::{
     Postponement, ReceiveOutcome, Record, Retention, SendOutcome, Store, StoreError, StoreNode, StoredEvent,
     ThreadEntry, ThreadPosition, Usage,
 };
-use tokio::sync::watch;
+use tokio::sync::{Barrier, watch};
 
 /// The calls by method, in the order of their names.
 pub type Calls = BTreeMap<&'static str, u64>;
@@ -27,6 +27,8 @@ pub struct WatchedStore {
     calls: Mutex<Calls>,
     /// What another process commits, each before one commit of a handled message.
     elsewhere: Mutex<VecDeque<Commit>>,
+    /// Holds up the next read of the outbox that finds nothing.
+    empty_read: Mutex<Option<Arc<Barrier>>>,
     nodes: Option<Nodes>,
 }
 
@@ -45,7 +47,7 @@ struct Nodes {
 
 impl WatchedStore {
     pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { inner, calls: Mutex::default(), elsewhere: Mutex::default(), nodes: None })
+        Arc::new(Self::of(inner, None))
     }
 
     /// A store of two nodes. That of the agent leads or not.
@@ -57,7 +59,19 @@ impl WatchedStore {
             is_known: AtomicBool::new(true),
             claim_delay: Mutex::default(),
         });
-        Arc::new(Self { inner, calls: Mutex::default(), elsewhere: Mutex::default(), nodes })
+        Arc::new(Self::of(inner, nodes))
+    }
+
+    fn of(inner: Arc<dyn Store>, nodes: Option<Nodes>) -> Self {
+        let (calls, elsewhere, empty_read) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { inner, calls, elsewhere, empty_read, nodes }
+    }
+
+    /// Holds up the next read of the outbox that finds nothing. Wait once until it has read, and once more to let it go on.
+    pub fn hold_empty_read(&self) -> Arc<Barrier> {
+        let barrier = Arc::new(Barrier::new(2));
+        *self.empty_read.lock().unwrap() = Some(barrier.clone());
+        barrier
     }
 
     /// Tells the agent what the other node has done.
@@ -160,10 +174,16 @@ macro_rules! watch {
                 limit: usize,
             ) -> Result<Vec<OutboxEntry>, StoreError> {
                 self.count("outbox_entries");
-                match self.is_of_other(peer) {
-                    true => Ok(Vec::new()),
-                    false => self.inner.outbox_entries(peer, except_senders, except, limit).await,
+                let found = match self.is_of_other(peer) {
+                    true => Vec::new(),
+                    false => self.inner.outbox_entries(peer, except_senders, except, limit).await?,
+                };
+                let held = self.empty_read.lock().unwrap().take_if(|_| found.is_empty());
+                if let Some(barrier) = held {
+                    barrier.wait().await;
+                    barrier.wait().await;
                 }
+                Ok(found)
             }
 
             fn listen(&self, listener: HintListener) {

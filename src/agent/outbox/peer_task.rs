@@ -138,12 +138,14 @@ impl Outbox {
             if batch.entries.is_empty() {
                 let next_claim = self.next_claim(peer);
                 match left_out.next_due().into_iter().chain(next_claim).min() {
-                    None if unrecorded.is_empty() && self.parts.wakeups.remove(peer) => return,
-                    None => tokio::select! {
+                    Some(due) => self.wait_until(due, &mut left_out, signals, shutdown).await,
+                    None if !unrecorded.is_empty() => tokio::select! {
                         () = unrecorded.shrink_to(0) => is_drained = true,
                         () = signals.wakeup.notified() => {}
                     },
-                    Some(due) => self.wait_until(due, &mut left_out, signals, shutdown).await,
+                    None if self.parts.wakeups.remove(peer) => return,
+                    // The task was woken since it has read. It reads again.
+                    None => {}
                 }
                 continue;
             }

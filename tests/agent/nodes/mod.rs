@@ -177,6 +177,21 @@ async fn messages_of_a_node_that_has_ended_are_sent_here() {
     fixture.running.stop().await;
 }
 
+/// The task of a peer has read that no message waits, and ends. Meanwhile there is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_comes_while_the_task_of_its_peer_ends_is_sent() {
+    let fixture = Fixture::start(true, Some("sink://alice")).await;
+    let (alice, bob) = (&fixture.people.alice.did, &fixture.people.bob.did);
+    let read = fixture.store.hold_empty_read();
+    fixture.store.hint(&[Hint::Outgoing { peer: alice.clone(), is_here: true }]);
+    read.wait().await;
+    let message = new_message(&format!("{PIURI}/tell"), json!({})).from(&**bob).to(&**alice).finalize();
+    let id = fixture.running.agent.send(&OutgoingMessage::new(message)).await.unwrap();
+    read.wait().await;
+    fixture.until_sent(&id).await;
+    fixture.running.stop().await;
+}
+
 /// The node that has ended served a DID whose document is not here yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_a_did_that_this_node_lacks_wait_for_it() {
