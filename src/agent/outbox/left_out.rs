@@ -2,7 +2,7 @@
 //!
 //! A message that was tried and not sent is left out by itself. The messages behind it in its thread are left out with it, and
 //! only their ids are kept, so that they are not read again: also while it is tried again. They are free once it is sent, given
-//! up or refused.
+//! up or refused. Older messages of the thread are not behind it: somebody asked for it before its turn, or they were refused.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::waits::{Pause, Waits};
-use crate::agent::store::types::OutboxEntry;
+use crate::agent::{clock::Millis, store::types::OutboxEntry};
 
 /// The most messages that are left out because they failed, and because they are postponed. Leaving them out keeps one
 /// message from blocking the others.
@@ -37,14 +37,14 @@ pub(super) struct LeftOut {
 
 /// A message that is postponed.
 pub(super) struct Postponed {
-    id: String,
+    first: First,
     thread: String,
     until: Instant,
 }
 
 /// A message that failed.
 struct Failed {
-    id: String,
+    first: First,
     /// The thread that waits for the message. `None` if the peer has refused the message.
     thread: Option<String>,
 }
@@ -52,8 +52,15 @@ struct Failed {
 /// The messages of a thread that are behind another one.
 struct Behind {
     /// The message that goes first. It may be tried now.
-    first: String,
+    first: First,
     ids: Vec<String>,
+}
+
+/// A message that others of its thread wait for.
+#[derive(Clone)]
+struct First {
+    id: String,
+    created: Millis,
 }
 
 impl LeftOut {
@@ -65,22 +72,23 @@ impl LeftOut {
 
     /// Leaves out one message, and those behind it in its thread.
     pub fn postpone(&mut self, entry: OutboxEntry, pause: Duration) {
-        self.postponed.retain(|other| other.id != entry.id);
+        self.postponed.retain(|other| other.first.id != entry.id);
         // Beyond the limit, the message that has waited longest is tried early.
         if self.postponed.len() >= MAX_LEFT_OUT {
             self.postponed.remove(0);
         }
-        self.postponed.push(Postponed { id: entry.id, thread: entry.thread, until: Instant::now() + pause });
+        let first = First { id: entry.id, created: entry.created };
+        self.postponed.push(Postponed { first, thread: entry.thread, until: Instant::now() + pause });
     }
 
     /// Leaves out a message that failed. One that the peer has refused is passed by those behind it in its thread.
     pub fn fail(&mut self, entry: OutboxEntry, is_refused: bool) {
-        self.failed.retain(|other| other.id != entry.id);
+        self.failed.retain(|other| other.first.id != entry.id);
         if is_refused {
             self.free_behind(&entry);
         }
         let thread = (!is_refused).then_some(entry.thread);
-        self.failed.push(Failed { id: entry.id, thread });
+        self.failed.push(Failed { first: First { id: entry.id, created: entry.created }, thread });
         if self.failed.len() > MAX_LEFT_OUT {
             self.clear_failed();
         }
@@ -88,13 +96,13 @@ impl LeftOut {
 
     /// A message was sent or given up. Returns whether others were left out because they are behind it: they go first now.
     pub fn conclude(&mut self, entry: &OutboxEntry) -> bool {
-        self.postponed.retain(|other| other.id != entry.id);
-        self.failed.retain(|other| other.id != entry.id);
+        self.postponed.retain(|other| other.first.id != entry.id);
+        self.failed.retain(|other| other.first.id != entry.id);
         self.free_behind(entry)
     }
 
     fn free_behind(&mut self, first: &OutboxEntry) -> bool {
-        let is_first = self.behind.get(&first.thread).is_some_and(|behind| behind.first == first.id);
+        let is_first = self.behind.get(&first.thread).is_some_and(|behind| behind.first.id == first.id);
         is_first && self.behind.remove(&first.thread).is_some()
     }
 
@@ -112,16 +120,16 @@ impl LeftOut {
 
     /// Whether a message must not be sent before another one of its thread.
     pub fn is_behind(&self, entry: &OutboxEntry) -> bool {
-        self.first_of(&entry.thread).is_some_and(|first| *first != entry.id)
+        self.first_of(&entry.thread).is_some_and(|first| first.id != entry.id && first.created <= entry.created)
     }
 
-    /// The message of a thread that goes first, if others are left out for it.
-    fn first_of(&self, thread: &str) -> Option<&String> {
-        if let Some(behind) = self.behind.get(thread) {
-            return Some(&behind.first);
-        }
-        let failed = self.failed.iter().find(|other| other.thread.as_deref() == Some(thread)).map(|other| &other.id);
-        failed.or_else(|| self.postponed.iter().find(|other| other.thread == thread).map(|other| &other.id))
+    /// The message of a thread that goes first, if others are left out for it: the oldest of them.
+    fn first_of(&self, thread: &str) -> Option<&First> {
+        let behind = self.behind.get(thread).map(|behind| &behind.first);
+        let failed = self.failed.iter().filter(|other| other.thread.as_deref() == Some(thread));
+        let postponed = self.postponed.iter().filter(|other| other.thread == thread);
+        let waiting = failed.map(|other| &other.first).chain(postponed.map(|other| &other.first));
+        behind.into_iter().chain(waiting).min_by_key(|first| first.created)
     }
 
     /// Takes away those of these messages for which [`LeftOut::is_behind`] holds. Returns whether any of them is left out from
@@ -132,7 +140,9 @@ impl LeftOut {
         let mut any = false;
         for OutboxEntry { id, thread, .. } in behind {
             let Some(first) = self.first_of(&thread).filter(|_| count < MAX_BEHIND).cloned() else { break };
-            self.behind.entry(thread).or_insert_with(|| Behind { first, ids: Vec::new() }).ids.push(id);
+            let behind = self.behind.entry(thread).or_insert_with(|| Behind { first: first.clone(), ids: Vec::new() });
+            behind.first = first;
+            behind.ids.push(id);
             (count, any) = (count + 1, true);
         }
         any
@@ -156,7 +166,7 @@ impl LeftOut {
         Waits {
             peer: self.peer.clone(),
             senders: self.senders.iter().map(|(sender, _, pause)| (sender.clone(), pause.clone())).collect(),
-            postponed: self.postponed.iter().map(|it| it.id.clone()).collect(),
+            postponed: self.postponed.iter().map(|it| it.first.id.clone()).collect(),
         }
     }
 
@@ -167,8 +177,8 @@ impl LeftOut {
 
     /// The messages that are left out by themselves, and those behind them.
     pub fn messages(&self) -> impl Iterator<Item = &String> {
-        let first = self.failed.iter().map(|failed| &failed.id);
-        let first = first.chain(self.postponed.iter().map(|postponed| &postponed.id));
+        let first = self.failed.iter().map(|failed| &failed.first.id);
+        let first = first.chain(self.postponed.iter().map(|postponed| &postponed.first.id));
         first.chain(self.behind.values().flat_map(|behind| &behind.ids))
     }
 
@@ -191,7 +201,8 @@ mod tests {
             kind: "kind".to_owned(),
             sender: "did:example:us".to_owned(),
             peer: "did:example:peer".to_owned(),
-            created: 1,
+            // The number in the id is the place in the thread.
+            created: id.trim_start_matches(char::is_alphabetic).parse().unwrap_or(Millis::MAX),
             expires: 1000,
             state: SendState::Waiting,
             tries: 0,
@@ -235,6 +246,24 @@ mod tests {
         left_out.fail(entry("a1", "a"), true);
         assert_eq!(left_out.messages().collect::<Vec<_>>(), ["a1"]);
         assert_eq!(rest(&mut left_out, &[("a2", "a")]), ["a2"]);
+    }
+
+    /// Somebody asked for a message before its turn, and our token refuses it. Older ones do not wait for it.
+    #[test]
+    fn an_older_message_of_the_thread_is_not_behind() {
+        let mut left_out = LeftOut::default();
+        left_out.postpone(entry("a5", "a"), Duration::from_secs(100));
+        let all: Vec<_> = ["a1", "a2", "a4", "a6"].map(|id| (id, "a")).to_vec();
+        assert_eq!(rest(&mut left_out, &all), ["a1", "a2", "a4"]);
+        // The oldest fails, and the others wait for it.
+        left_out.fail(entry("a1", "a"), false);
+        assert!(rest(&mut left_out, &all[1..3]).is_empty());
+        left_out.clear_failed();
+        assert_eq!(rest(&mut left_out, &[("a1", "a"), ("a3", "a")]), ["a1"]);
+        // Once it is sent, they go before the message that waits by itself.
+        assert!(left_out.conclude(&entry("a1", "a")));
+        assert_eq!(rest(&mut left_out, &all[1..]), ["a2", "a4"]);
+        assert_eq!(left_out.messages().collect::<Vec<_>>(), ["a5", "a6"]);
     }
 
     /// The oldest message is cancelled while it waits, so it is never tried again.
