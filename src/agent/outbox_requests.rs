@@ -45,6 +45,7 @@ impl Agent {
         let time = now();
         if store.cancel_outgoing(id, time).await? {
             tracing::info!(id = before.message, "message cancelled");
+            self.outbox.cancelled(&before);
             return Ok(Some(OutboxEntry { state: SendState::Cancelled, time, sealed: None, ..before }));
         }
         match store.outbox_entry(id).await? {

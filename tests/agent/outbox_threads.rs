@@ -165,6 +165,21 @@ async fn another_thread_passes_many_messages_behind_a_postponed_one() {
     fixture.running.stop().await;
 }
 
+/// The first message would wait for hours, and is cancelled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thread_does_not_wait_for_a_cancelled_message() {
+    let hours = Duration::from_secs(1_000_000);
+    let fixture = Fixture::start(hours, hours).await;
+    let first = fixture.postponed("a").await;
+    let next = fixture.send("a").await;
+    let other = fixture.send("b").await;
+    fixture.until_sent(&[other]).await;
+    assert_eq!(fixture.entry(&next).await.state, SendState::Waiting);
+    fixture.running.agent.cancel(&first).await.unwrap();
+    fixture.until_sent(&[next]).await;
+    fixture.running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_after_a_failure_reads_few_messages() {
     let fixture = Fixture::start(Duration::from_millis(50), Duration::from_millis(50)).await;

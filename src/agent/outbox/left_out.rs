@@ -101,6 +101,13 @@ impl LeftOut {
         self.free_behind(entry)
     }
 
+    /// Forgets a message that was cancelled. Those behind it are free.
+    pub fn forget(&mut self, id: &str) {
+        self.postponed.retain(|other| other.first.id != id);
+        self.failed.retain(|other| other.first.id != id);
+        self.behind.retain(|_, behind| behind.first.id != id);
+    }
+
     fn free_behind(&mut self, first: &OutboxEntry) -> bool {
         let is_first = self.behind.get(&first.thread).is_some_and(|behind| behind.first.id == first.id);
         is_first && self.behind.remove(&first.thread).is_some()

@@ -105,6 +105,7 @@ impl Outbox {
         let mut logged_wait = None;
         while !shutdown.is_cancelled() {
             left_out.forget_due();
+            signals.take_cancelled().iter().for_each(|id| left_out.forget(id));
             signals.show(left_out.waits());
             unrecorded.shrink_to(most_unrecorded(&window)).await;
             // After a failure, one message is tried.

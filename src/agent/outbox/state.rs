@@ -100,6 +100,11 @@ impl Outbox {
         claiming.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
 
+    /// Has the messages behind a cancelled one wait for it no longer.
+    pub fn cancelled(&self, entry: &OutboxEntry) {
+        self.parts.wakeups.cancelled(&entry.peer, &entry.id);
+    }
+
     /// What a message waits for. `None` if it does not wait.
     pub fn wait_of(&self, entry: &OutboxEntry) -> Option<Wait> {
         if entry.state != SendState::Waiting {

@@ -13,6 +13,8 @@ use crate::agent::store::types::Change;
 
 /// How many messages of one peer may be asked for at once. The others are tried with them, once the peer can be reached.
 const MAX_REQUESTED: usize = 100;
+/// How many cancelled messages of one peer are noted. Those behind the others wait until these would have been tried again.
+const MAX_CANCELLED: usize = 100;
 
 /// Wakes the tasks of the outbox when a commit adds messages. Any part of the agent may commit, so this type does not
 /// depend on the rest of the outbox.
@@ -33,6 +35,8 @@ pub(super) struct TaskSignals {
     pub wakeup: Notify,
     /// The messages that are to be tried now.
     requested: Mutex<Vec<String>>,
+    /// The messages that were cancelled.
+    cancelled: Mutex<Vec<String>>,
     /// What the messages of the peer wait for.
     waits: Mutex<Waits>,
 }
@@ -68,6 +72,14 @@ impl PeerWakeups {
             Some(task) => task.request(message),
             // A new task tries all messages.
             None => self.wake(peer),
+        }
+    }
+
+    /// Tells a peer's task, if there is one, that a message was cancelled.
+    pub(super) fn cancelled(&self, peer: &str, message: &str) {
+        let task = self.tasks().get(peer).cloned();
+        if let Some(task) = task {
+            task.note_cancelled(message);
         }
     }
 
@@ -138,6 +150,20 @@ impl TaskSignals {
         }
         drop(requested);
         self.wakeup.notify_one();
+    }
+
+    fn note_cancelled(&self, message: &str) {
+        let mut cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+        if cancelled.len() < MAX_CANCELLED {
+            cancelled.push(message.to_owned());
+        }
+        drop(cancelled);
+        self.wakeup.notify_one();
+    }
+
+    /// Takes the messages that were cancelled.
+    pub fn take_cancelled(&self) -> Vec<String> {
+        std::mem::take(&mut *self.cancelled.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether the task was woken since the last call, or since it waited for that.
