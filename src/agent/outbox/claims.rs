@@ -103,7 +103,8 @@ impl Claims {
 impl Claim {
     fn of<'a>(claims: &'a mut HashMap<String, Self>, peer: &str, now: Instant) -> &'a mut Self {
         if claims.len() >= MANY && !claims.contains_key(peer) {
-            claims.retain(|_, claim| claim.paused_until > now);
+            // A claim that is due or becomes so has a task of its peer, which ends it.
+            claims.retain(|_, claim| claim.paused_until > now || claim.since.is_some() || claim.opened.is_some());
         }
         let none = Self { paused_until: now, is_kept: false, since: None, opened: None };
         claims.entry(peer.to_owned()).or_insert(none)
@@ -136,6 +137,21 @@ mod tests {
             claims.begin(&format!("stranger {number}"), now);
         }
         assert!(claims.lock().len() <= MANY, "{}", claims.lock().len());
+    }
+
+    /// Peers may connect by the thousand, as after the end of a node: each has its own time.
+    #[test]
+    fn no_peer_waits_longer_because_others_connect() {
+        let (claims, now) = (Claims::default(), Instant::now());
+        let (stranger, later) = (|number| format!("stranger {number}"), now + PATIENCE);
+        assert_eq!(claims.due("alice", now), later);
+        claims.open("bob", RouteCapacity::Many, now);
+        for number in 0..2 * MANY {
+            claims.due(&stranger(number), now);
+        }
+        assert_eq!((claims.due("alice", later), claims.due("bob", now)), (later, now));
+        (0..2 * MANY).for_each(|number| claims.settle(&stranger(number), later));
+        assert_eq!(claims.lock().len(), 2);
     }
 
     /// The peer is connected to both nodes. What waits elsewhere is a moment old, and the other node is sending it.
