@@ -167,6 +167,30 @@ async fn one_node_sends_to_a_peer() {
     b.close().await.unwrap();
 }
 
+/// The hint comes before this node has begun a transaction since the other one has joined.
+#[tokio::test]
+async fn messages_at_a_node_that_has_just_joined_wait_elsewhere() {
+    let location = shared!();
+    let a = location.node("a").await;
+    let peer = "did:example:bob";
+    let (store, heard) = (Arc::downgrade(&a), Arc::<Mutex<Vec<bool>>>::default());
+    let waits = heard.clone();
+    a.listen(Box::new(move |hints| {
+        let hint = Hint::Outgoing { peer: peer.to_owned(), is_here: false };
+        if hints.contains(&hint) {
+            waits.lock().unwrap().push(store.upgrade().is_some_and(|store| store.waits_elsewhere(peer)));
+        }
+    }));
+    let b = location.node("b").await;
+    commit_ok(&*b, commit_of([Change::Send(outgoing(1, peer))])).await;
+    until(|| std::future::ready(!heard.lock().unwrap().is_empty()), "the hint").await;
+    assert_eq!(*heard.lock().unwrap(), [true]);
+    a.claim_outgoing(peer).await.unwrap();
+    assert_eq!(a.outbox_entries(peer, &[], &[], 9).await.unwrap().len(), 1);
+    a.close().await.unwrap();
+    b.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn nodes_hear_of_one_another() {
     let location = shared!();

@@ -89,6 +89,14 @@ impl Node {
         self.lock_nodes().clone()
     }
 
+    /// Notes a node that has written into the log. It may have joined since the last transaction of this one.
+    pub fn has_heard_of(&self, node: i64) {
+        let mut nodes = self.lock_nodes();
+        if let Err(place) = nodes.binary_search(&node) {
+            nodes.insert(place, node);
+        }
+    }
+
     /// Notes the nodes: those whose work nobody has taken over, and those of them that live, both in the order of their numbers.
     pub fn note_nodes(&self, nodes: Vec<i64>, living: &[i64]) {
         *self.lock_nodes() = nodes;

@@ -134,6 +134,7 @@ impl Owned {
             if node == self.node.number() {
                 continue;
             }
+            self.node.has_heard_of(node);
             match serde_json::from_str::<Entry>(&entry) {
                 Ok(entry) => {
                     let hints = entry.hints(self.node.number());
