@@ -147,6 +147,33 @@ async fn nodes_go_on_after_a_crash_of_the_server() {
     }
 }
 
+/// A lease that is over does not tell who has ended if all were held up, or the server was away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_ends_none_that_lives() {
+    let location = shared!();
+    let a = location.node("a").await;
+    let before = a.nodes().await.unwrap();
+    for _ in 0..3 {
+        end_lease(&location, "a");
+        location.node("b").await.close().await.unwrap();
+    }
+    assert_eq!(a.nodes().await.unwrap()[0], before[0]);
+    // The server was away for long. Either of them may be the first one that is back.
+    let b = location.node("b").await;
+    let before = b.nodes().await.unwrap();
+    location.0.sql(
+        "UPDATE nodes SET lease = clock_timestamp() WHERE ended IS NULL;
+        SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+    );
+    for store in [&a, &b] {
+        until(|| async { store.probe_write().await.is_ok() }, "the node goes on").await;
+    }
+    assert_eq!(b.nodes().await.unwrap(), before);
+    a.close().await.unwrap();
+    b.close().await.unwrap();
+}
+
 /// Somebody else holds the lock of the transactions for longer than a lease: that ends no node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_that_is_held_for_long_ends_no_node() {

@@ -1,8 +1,10 @@
 //! What a node does from time to time beside its requests: it shows that it lives, and takes over the work of nodes that ended.
 //!
-//! A node has ended if its lease is over, or if the session that holds its lock is gone at two beats in a row: after a failure of
-//! the server, the others need a moment to connect again. A process that was killed is found by its lock; a process or machine
-//! that hangs by its lease.
+//! A node has ended if its lease is over, or if the session that holds its lock is gone for more than a second: after a failure
+//! of the server, the others need a moment to connect again. A process that was killed is found by its lock; a process or
+//! machine that hangs by its lease.
+
+use std::time::Instant;
 
 use super::{
     locks::is_node_locked,
@@ -18,8 +20,8 @@ pub(super) async fn beat(db: &Db<'_>) -> Outcome<()> {
     let node = db.node();
     let number = node.number();
     let unlocked = format!("SELECT number FROM nodes WHERE ended IS NULL AND NOT {}", is_node_locked("nodes.number"));
-    let unlocked = db.all(&unlocked, &[]).await?.iter().map(|row| row.get(0)).collect();
-    let gone = node.unlocked_again(unlocked);
+    let unlocked: Vec<_> = db.all(&unlocked, &[]).await?.iter().map(|row| row.get(0)).collect();
+    let gone = node.unlocked_again(&unlocked, Instant::now());
     // If this node was late itself, something has held up all of them.
     let end = "UPDATE nodes SET ended = clock_timestamp() WHERE ended IS NULL AND number <> $1
             AND (number = ANY($2) OR (lease <= clock_timestamp() AND NOT $3))

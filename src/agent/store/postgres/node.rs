@@ -1,13 +1,20 @@
 //! This agent among the nodes that share the database.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicI64, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 
 use crate::agent::store::node::{Hint, HintListener};
+
+/// How long a node may be without its lock before it has ended: after a failure of the server it needs a moment to connect
+/// again. Shorter than the time between two beats.
+const WITHOUT_LOCK: Duration = Duration::from_millis(1500);
 
 /// This agent: a node, or the only agent of the database.
 pub(super) struct Node {
@@ -21,8 +28,8 @@ pub(super) struct Node {
     heard: AtomicI64,
     /// The nodes whose work nobody has taken over, this one among them.
     nodes: Mutex<Vec<i64>>,
-    /// The nodes without a lock at the last beat.
-    unlocked: Mutex<Vec<i64>>,
+    /// The nodes without a lock at the last beat, and since when.
+    unlocked: Mutex<Vec<(i64, Instant)>>,
     /// Whether the lease was over when the last transaction began.
     was_late: AtomicBool,
     leads: watch::Sender<bool>,
@@ -110,12 +117,15 @@ impl Node {
         self.was_late.load(Ordering::Relaxed)
     }
 
-    /// Notes the nodes without a lock. Returns those that had none at the last beat either.
-    pub fn unlocked_again(&self, unlocked: Vec<i64>) -> Vec<i64> {
+    /// Notes the nodes without a lock. Returns those that have had none for a while. The beat before may have been a moment
+    /// ago, since there is one whenever a node leaves.
+    pub fn unlocked_again(&self, unlocked: &[i64], now: Instant) -> Vec<i64> {
         let mut before = self.unlocked.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = unlocked.iter().copied().filter(|node| before.contains(node)).collect();
-        *before = unlocked;
-        again
+        let since = |node| before.iter().find(|(other, _)| *other == node).map_or(now, |(_, since)| *since);
+        let all: Vec<_> = unlocked.iter().map(|node| (*node, since(*node))).collect();
+        *before = all;
+        let again = before.iter().filter(|(_, since)| now.saturating_duration_since(*since) >= WITHOUT_LOCK);
+        again.map(|(node, _)| *node).collect()
     }
 
     /// The connection is lost: others may lead by now.
@@ -144,5 +154,31 @@ impl Node {
 
     fn lock_nodes(&self) -> MutexGuard<'_, Vec<i64>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two beats may follow one another at once.
+    #[test]
+    fn a_node_may_be_without_its_lock_for_a_moment() {
+        let (node, now) = (Node::new(Some("a")), Instant::now());
+        assert!(node.unlocked_again(&[7], now).is_empty());
+        assert!(node.unlocked_again(&[7, 8], now + WITHOUT_LOCK / 2).is_empty());
+        assert_eq!(node.unlocked_again(&[7, 8], now + WITHOUT_LOCK), [7]);
+        assert!(node.unlocked_again(&[], now + WITHOUT_LOCK).is_empty());
+        assert!(node.unlocked_again(&[7], now + 2 * WITHOUT_LOCK).is_empty());
+    }
+
+    #[test]
+    fn a_node_that_writes_is_known_until_the_nodes_are_read() {
+        let node = Node::new(Some("a"));
+        node.note_nodes(vec![3, 7], &[3, 7]);
+        [5, 7, 9].into_iter().for_each(|other| node.has_heard_of(other));
+        assert_eq!(node.nodes(), [3, 5, 7, 9]);
+        node.note_nodes(vec![7, 9], &[7, 9]);
+        assert_eq!(node.nodes(), [7, 9]);
     }
 }

@@ -269,6 +269,7 @@ async fn begin(lock: &Session, session: &Session, totals: Option<&Totals>, node:
     if session.execute(take, &[]).await.map_err(store_error)? == 0 {
         return Err(StoreError::Unusable("has no row `owner` in the table `claviger`".to_owned()));
     }
+    let has_joined_before = node.number() != 0;
     let number = match stays(lock, session, node).await.map_err(store_error)? {
         true => node.number(),
         false => enter(lock, session, node).await?,
@@ -279,6 +280,9 @@ async fn begin(lock: &Session, session: &Session, totals: Option<&Totals>, node:
     session.execute(old, &[]).await.map_err(store_error)?;
     if let Some(totals) = totals {
         if node.is_shared() {
+            if !has_joined_before {
+                end_others(session, number).await?;
+            }
             take_over(session, totals, node).await?;
         } else {
             session.execute("DELETE FROM node_log", &[]).await.map_err(store_error)?;
@@ -294,11 +298,20 @@ async fn begin(lock: &Session, session: &Session, totals: Option<&Totals>, node:
     session.run("COMMIT").await.map_err(store_error)
 }
 
-/// Takes over what others have left, and tells the nodes that there are.
+/// Ends the nodes that have left, so that a new one need not wait for its second beat. A node that lives has its lock, and its
+/// lease may be over all the same: something has held up all of them. A node that was away itself, as after a failure of the
+/// server, ends none here: the others need a moment too.
+async fn end_others(session: &Session, number: i64) -> Result<(), StoreError> {
+    let end = format!(
+        "UPDATE nodes SET ended = clock_timestamp()
+        WHERE ended IS NULL AND number <> $1 AND lease <= clock_timestamp() AND NOT {}",
+        is_node_locked("nodes.number")
+    );
+    session.execute(&end, params![number]).await.map(drop).map_err(store_error)
+}
+
+/// Takes over what ended nodes have left, and tells the nodes that there are.
 async fn take_over(session: &Session, totals: &Totals, node: &Node) -> Result<(), StoreError> {
-    let end = "UPDATE nodes SET ended = clock_timestamp()
-        WHERE ended IS NULL AND number <> $1 AND lease <= clock_timestamp()";
-    session.execute(end, params![node.number()]).await.map_err(store_error)?;
     let limits = StoreLimits::default();
     let transaction = Transaction::new(session, totals, &limits, node);
     adopt(&transaction.request()).await.map_err(store_error)?;
