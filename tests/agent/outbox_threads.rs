@@ -180,6 +180,23 @@ async fn a_thread_does_not_wait_for_a_cancelled_message() {
     fixture.running.stop().await;
 }
 
+/// A table is damaged, or the database's role may not change it. What is sent can be read all the same, as if it waited.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_is_sent_once_if_the_store_refuses_to_record_it() {
+    let fixture = Fixture::start(Duration::from_millis(50), Duration::from_millis(50)).await;
+    fixture.store.refuse_outcomes(true);
+    let ids = [fixture.send("a").await, fixture.send("a").await];
+    let attempts = || fixture.line.attempts.load(Ordering::SeqCst);
+    until("the messages are sent", async || attempts() >= 2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(attempts(), 2);
+    assert_eq!(fixture.entry(&ids[0]).await.state, SendState::Waiting);
+    fixture.store.refuse_outcomes(false);
+    fixture.until_sent(&ids).await;
+    assert_eq!(attempts(), 2);
+    fixture.running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_after_a_failure_reads_few_messages() {
     let fixture = Fixture::start(Duration::from_millis(50), Duration::from_millis(50)).await;

@@ -29,6 +29,8 @@ pub struct WatchedStore {
     elsewhere: Mutex<VecDeque<Commit>>,
     /// Holds up the next read of the outbox that finds nothing.
     empty_read: Mutex<Option<Arc<Barrier>>>,
+    /// Whether the store refuses to record what became of messages.
+    refuses_outcomes: AtomicBool,
     nodes: Option<Nodes>,
 }
 
@@ -64,7 +66,12 @@ impl WatchedStore {
 
     fn of(inner: Arc<dyn Store>, nodes: Option<Nodes>) -> Self {
         let (calls, elsewhere, empty_read) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { inner, calls, elsewhere, empty_read, nodes }
+        Self { inner, calls, elsewhere, empty_read, refuses_outcomes: AtomicBool::new(false), nodes }
+    }
+
+    /// Has the store refuse to record what became of messages, as a damaged one does; or no longer.
+    pub fn refuse_outcomes(&self, refuses: bool) {
+        self.refuses_outcomes.store(refuses, Ordering::SeqCst);
     }
 
     /// Holds up the next read of the outbox that finds nothing. Wait once until it has read, and once more to let it go on.
@@ -159,6 +166,19 @@ macro_rules! watch {
                 self.inner.commit(commit).await
             }
 
+            async fn record_send_outcome(
+                &self,
+                id: &str,
+                outcome: SendOutcome,
+                event: Option<NewEvent>,
+            ) -> Result<(), StoreError> {
+                self.count("record_send_outcome");
+                match self.refuses_outcomes.load(Ordering::SeqCst) {
+                    true => Err(StoreError::Unusable("refuses the request: a test".to_owned())),
+                    false => self.inner.record_send_outcome(id, outcome, event).await,
+                }
+            }
+
             async fn outbox_peers(&self) -> Result<Vec<String>, StoreError> {
                 self.count("outbox_peers");
                 let mut peers = self.inner.outbox_peers().await?;
@@ -242,7 +262,6 @@ watch! {
     outbox_entry(id: &str) -> Option<OutboxEntry>;
     outbox(query: OutboxQuery) -> Vec<(OutboxPosition, OutboxEntry)>;
     cancel_outgoing(id: &str, time: Millis) -> bool;
-    record_send_outcome(id: &str, outcome: SendOutcome, event: Option<NewEvent>) -> ();
     expire_outgoing(now: Millis, limit: usize, event: EventOfExpired) -> Vec<OutboxEntry>;
     events(after: i64, kinds: &[&str], limit: usize) -> Vec<StoredEvent>;
     thread_entries(thread: &str, after: ThreadPosition, limit: usize) -> Vec<(ThreadPosition, ThreadEntry)>;

@@ -17,7 +17,10 @@ use crate::{
     agent::{
         clock::{Millis, full_jitter, now},
         spans::SPAN_TARGET,
-        store::types::{OutboxEntry, SendOutcome},
+        store::{
+            StoreError,
+            types::{OutboxEntry, SendOutcome},
+        },
     },
     didcomm::{Error, Route},
 };
@@ -321,7 +324,8 @@ impl Outbox {
 
     /// Records the outcome of an attempt. Retries until the store accepts the outcome, because a lost outcome makes the
     /// agent send the message twice. An outcome is lost only if the agent ends while its disk is full. Then the
-    /// receiver recognizes the message id and ignores the second copy.
+    /// receiver recognizes the message id and ignores the second copy. A store that is damaged, or refuses the outcome, is
+    /// tried too: otherwise the message would be read again at once, and sent again and again.
     pub(super) async fn record_outcome(&self, entry: &OutboxEntry, outcome: SendOutcome, shutdown: &CancellationToken) {
         let result = match outcome {
             SendOutcome::Sent(_) => "sent",
@@ -333,7 +337,9 @@ impl Outbox {
         let mut pause = FIRST_WRITE_PAUSE;
         while let Err(error) = self.store_outcome(entry, outcome.clone()).await {
             tracing::warn!(%error, "send outcome not recorded");
-            if !error.is_retryable() {
+            // The pause is known without the store.
+            let is_known = matches!(outcome, SendOutcome::Later(..)) && !error.is_retryable();
+            if is_known || matches!(error, StoreError::Closed) {
                 return;
             }
             tokio::select! {
