@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde::Serialize;
-use tokio::sync::{broadcast, watch};
+use tokio::{
+    sync::{broadcast, watch},
+    time::timeout,
+};
 
 use super::{
     blocked_peers::BlockedPeers,
@@ -30,6 +33,9 @@ use super::{
     token_report::{OpeningWaits, ReadTokenStates, TokenReport},
 };
 use crate::did::{Relationship, Resolver};
+
+/// How long the figures of the store are waited for: a scraper waits for ten seconds.
+const FIGURES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A DIDComm agent.
 pub struct Agent {
@@ -105,12 +111,15 @@ impl Agent {
         self.store.inner().acknowledge(ids).await
     }
 
-    /// How much waits in the store, and the size of the store.
+    /// How much waits in the store and the size of the store, and the agents that share it, oldest first. There are none of them if
+    /// the store is this agent's alone.
     ///
     /// # Errors
-    /// [`StoreError`] if the store fails.
-    pub async fn usage(&self) -> Result<Usage, StoreError> {
-        self.store.inner().usage().await
+    /// [`StoreError`] if the store fails, or does not answer within five seconds.
+    pub async fn store_figures(&self) -> Result<(Usage, Vec<StoreNode>), StoreError> {
+        let figures = async { Ok((self.store.inner().usage().await?, self.nodes().await?)) };
+        let late = |_| Err(StoreError::Unavailable("it does not answer".to_owned()));
+        timeout(FIGURES_TIMEOUT, figures).await.unwrap_or_else(late)
     }
 
     /// The agents that share the store, oldest first. Empty if the store is this agent's alone.
@@ -361,15 +370,16 @@ impl Agent {
         self.options.max_page_bytes
     }
 
-    /// The metrics in the text format of OpenMetrics 1.0.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store fails.
-    pub async fn metrics(&self) -> Result<String, StoreError> {
+    /// The metrics in the text format of OpenMetrics 1.0. While the store cannot be read, its figures are those of the last
+    /// request.
+    pub async fn metrics(&self) -> String {
         self.metrics.set_paused_servers(self.outbox.paused_servers());
-        let tokens = self.tokens();
-        let refused_dids = self.own_dids.refused().len();
-        self.metrics.set_nodes(self.nodes().await?);
-        Ok(self.metrics.render(&self.usage().await?, &tokens, refused_dids, now()))
+        let figures = self.store_figures().await;
+        self.metrics.set_store_available(figures.is_ok());
+        if let Ok((usage, nodes)) = figures {
+            self.metrics.set_usage(&usage, now());
+            self.metrics.set_nodes(nodes);
+        }
+        self.metrics.render(&self.tokens(), self.own_dids.refused().len())
     }
 }

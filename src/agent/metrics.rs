@@ -46,6 +46,7 @@ pub struct Metrics {
     unread_bytes: Gauge,
     of_strangers: Family<OfStrangers, Gauge>,
     store_bytes: Gauge,
+    store_available: Gauge,
     webhook_letters: Family<WebhookOutcome, Counter>,
     dead_letters: Family<WebhookName, Gauge>,
     webhook_paused: Family<WebhookName, Gauge>,
@@ -169,6 +170,7 @@ impl Metrics {
             unread_bytes: Gauge::default(),
             of_strangers: Family::default(),
             store_bytes: Gauge::default(),
+            store_available: Gauge::default(),
             webhook_letters: Family::default(),
             dead_letters: Family::default(),
             webhook_paused: Family::default(),
@@ -225,6 +227,8 @@ impl Metrics {
         let of_strangers = self.of_strangers.clone();
         registry.register("of_strangers", "What all strangers have left in the store", of_strangers);
         registry.register("store_bytes", "Size of the store's files", self.store_bytes.clone());
+        let help = "1 if the store can be read now, else 0";
+        registry.register("store_available", help, self.store_available.clone());
         let letters = self.webhook_letters.clone();
         registry.register("webhook_letters", "Attempts to post a letter to a webhook, by result", letters);
         registry.register("dead_letters", "Dead letters, by webhook", self.dead_letters.clone());
@@ -283,6 +287,37 @@ impl Metrics {
         self.paused_servers.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// Sets what is in the store at `now`, in milliseconds since 1970.
+    pub(super) fn set_usage(&self, usage: &Usage, now: Millis) {
+        let queues = [
+            ("inbox", usage.envelopes, usage.oldest_envelope),
+            ("application", usage.deliveries, usage.oldest_delivery),
+            ("outbox", usage.outgoing, usage.oldest_outgoing),
+        ];
+        for (queue, waiting, oldest) in queues {
+            let label = Queue { queue };
+            self.queue_length.get_or_create(&label).set(i64::try_from(waiting).unwrap_or(i64::MAX));
+            let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest).max(0));
+            self.queue_age.get_or_create(&label).set(age as f64 / 1000.0);
+        }
+        self.unread_bytes.set(i64::try_from(usage.delivery_bytes).unwrap_or(i64::MAX));
+        let of_strangers = [
+            ("unread", usage.stranger_deliveries),
+            ("unread-bytes", usage.stranger_delivery_bytes),
+            ("remembered-bytes", usage.stranger_record_bytes),
+            ("marks", usage.stranger_marks),
+        ];
+        for (what, amount) in of_strangers {
+            self.of_strangers.get_or_create(&OfStrangers { what }).set(i64::try_from(amount).unwrap_or(i64::MAX));
+        }
+        self.store_bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Sets whether the store can be read.
+    pub(super) fn set_store_available(&self, is_available: bool) {
+        self.store_available.set(i64::from(is_available));
+    }
+
     /// Sets which nodes use the store; none if the store has no nodes.
     pub(super) fn set_nodes(&self, nodes: Vec<StoreNode>) {
         self.nodes.set(nodes);
@@ -333,9 +368,8 @@ impl Metrics {
         }
     }
 
-    /// All metrics in the text format of OpenMetrics 1.0. `usage`, `tokens` and `refused_dids` are the state of the store, of the
-    /// tokens and of our DIDs at `now`, in milliseconds since 1970.
-    pub(super) fn render(&self, usage: &Usage, tokens: &[TokenReport], refused_dids: usize, now: Millis) -> String {
+    /// All metrics in the text format of OpenMetrics 1.0. `tokens` and `refused_dids` are the state of the tokens and of our DIDs.
+    pub(super) fn render(&self, tokens: &[TokenReport], refused_dids: usize) -> String {
         self.refused_dids.set(i64::try_from(refused_dids).unwrap_or(i64::MAX));
         // A problem that is past must not be reported beside the present one. A rendering at the same time would miss one.
         let _rendering = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
@@ -352,28 +386,6 @@ impl Metrics {
                 self.token_problems.get_or_create(&label).set(1);
             }
         }
-        let queues = [
-            ("inbox", usage.envelopes, usage.oldest_envelope),
-            ("application", usage.deliveries, usage.oldest_delivery),
-            ("outbox", usage.outgoing, usage.oldest_outgoing),
-        ];
-        for (queue, waiting, oldest) in queues {
-            let label = Queue { queue };
-            self.queue_length.get_or_create(&label).set(i64::try_from(waiting).unwrap_or(i64::MAX));
-            let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest).max(0));
-            self.queue_age.get_or_create(&label).set(age as f64 / 1000.0);
-        }
-        self.unread_bytes.set(i64::try_from(usage.delivery_bytes).unwrap_or(i64::MAX));
-        let of_strangers = [
-            ("unread", usage.stranger_deliveries),
-            ("unread-bytes", usage.stranger_delivery_bytes),
-            ("remembered-bytes", usage.stranger_record_bytes),
-            ("marks", usage.stranger_marks),
-        ];
-        for (what, amount) in of_strangers {
-            self.of_strangers.get_or_create(&OfStrangers { what }).set(i64::try_from(amount).unwrap_or(i64::MAX));
-        }
-        self.store_bytes.set(i64::try_from(usage.bytes).unwrap_or(i64::MAX));
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
@@ -400,7 +412,7 @@ mod tests {
             metrics.message_handled(&format!("https://didcomm.org/trust-ping/{}.0/ping", 3 + number), "problem");
             metrics.send_attempted(&format!("no type at all {number}"), "sent");
         }
-        let text = metrics.render(&Usage::default(), &Vec::new(), 0, 0);
+        let text = metrics.render(&[], 0);
         let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("claviger_messages")).collect();
         assert_eq!(lines.len(), 5, "{lines:#?}");
         let ping = "claviger_messages_handled_total{protocol=\"https://didcomm.org/trust-ping/2.0\",result=\"done\"} 2";

@@ -150,7 +150,7 @@ impl RunningAgent {
 
     /// How many operations with private keys the agent has made.
     pub async fn operations(&self) -> f64 {
-        let metrics = self.agent.metrics().await.unwrap();
+        let metrics = self.agent.metrics().await;
         let counts = metrics.lines().filter(|line| line.starts_with("claviger_token_operations_total"));
         counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }

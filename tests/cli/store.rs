@@ -82,7 +82,7 @@ fn a_store_is_copied_and_checked() {
     let checked = home.run(&format!("store check {url} {connection}"));
     assert!(checked.success().contains("deliveries 700\n"), "{}", checked.stdout());
     assert!(
-        checked.stderr().contains(&format!("Nothing is wrong in the store {database} at localhost.")),
+        checked.stderr().contains(&format!("Nothing is wrong in the store {database} at localhost:")),
         "{checked:?}"
     );
     // And back.

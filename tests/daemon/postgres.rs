@@ -280,6 +280,17 @@ fn an_agent_waits_for_its_database() {
     assert!(response.header("retry-after").is_some());
     alice.wait_until("the health check fails", |alice| !alice.is_ready());
     assert!(alice.is_live());
+    // What is not in the store is told.
+    let status = application.get("/v1/status").json(200);
+    assert!(status["store_problem"].as_str().unwrap().starts_with("the store cannot be used now: "), "{status}");
+    assert!(status["waiting"].is_null() && status["token_ready"] == true, "{status}");
+    assert_eq!(alice.metric("claviger_store_available"), 0.0);
+    let shown = alice.home.run_args(&["status"], "");
+    assert!(
+        shown.stderr().contains("warning: the store cannot be used now: ") && !shown.stdout().contains("to be read"),
+        "{}",
+        shown.stderr()
+    );
     let while_away = load.accepted();
     let seconds = std::env::var("CLAVIGER_AWAY_SECONDS").map_or(AWAY, |seconds| seconds.parse().expect("a number"));
     std::thread::sleep(Duration::from_secs(seconds).saturating_sub(away.elapsed()));
@@ -287,6 +298,7 @@ fn an_agent_waits_for_its_database() {
 
     server.restart();
     alice.wait_until("the agent goes on", Daemon::is_ready);
+    assert_eq!(alice.metric("claviger_store_available"), 1.0);
     let after = load.accepted();
     alice.wait_until("messages are accepted again", |_| load.accepted() > after + 20);
     let id = alice.send_text(peer.did(), "after").unwrap();

@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{context::ApiContext, error::ApiError};
+use super::context::ApiContext;
 
 /// The media type of OpenMetrics 1.0.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -17,11 +17,9 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
     path = "/v1/metrics",
     operation_id = "metrics",
     responses(
-        (status = 200, description = "The metrics in the text format of OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text"),
-        (status = 503, description = "The store is unavailable", body = ApiError)
+        (status = 200, description = "The metrics in the text format of OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text")
     )
 )]
-pub(super) async fn metrics(State(context): State<ApiContext>) -> Result<Response, ApiError> {
-    let text = context.agent.metrics().await?;
-    Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response())
+pub(super) async fn metrics(State(context): State<ApiContext>) -> Response {
+    ([(header::CONTENT_TYPE, OPENMETRICS)], context.agent.metrics().await).into_response()
 }

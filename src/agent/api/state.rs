@@ -38,11 +38,16 @@ pub(super) struct Status {
     /// are not accepted. `claviger key list` shows why a token does not serve a key.
     #[schema(value_type = Vec<Object>)]
     refused: Vec<RefusedDid>,
+    /// Why the store cannot be read. Absent if it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_problem: Option<String>,
     /// What waits in the store: envelopes to decrypt, deliveries for the application, outgoing messages. Times are in
-    /// milliseconds since 1970.
+    /// milliseconds since 1970. Absent if the store cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object)]
-    waiting: Usage,
-    /// The agents that share the store (`node` in `[store]`), oldest first. Absent if the store is this agent's alone.
+    waiting: Option<Usage>,
+    /// The agents that share the store (`node` in `[store]`), oldest first. Absent if the store is this agent's alone, or cannot be
+    /// read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     nodes: Vec<Node>,
@@ -75,16 +80,17 @@ impl From<StoreNode> for Node {
     path = "/v1/status",
     operation_id = "status",
     responses(
-        (status = 200, description = "The state", body = Status),
-        (status = 503, description = "The store is unavailable", body = ApiError)
+        (status = 200, description = "The state", body = Status)
     )
 )]
-pub(super) async fn status(State(context): State<ApiContext>) -> Result<Json<Status>, ApiError> {
-    let waiting = context.agent.usage().await?;
+pub(super) async fn status(State(context): State<ApiContext>) -> Json<Status> {
+    let (waiting, nodes, store_problem) = match context.agent.store_figures().await {
+        Ok((usage, nodes)) => (Some(usage), nodes.into_iter().map(Node::from).collect(), None),
+        Err(error) => (None, Vec::new(), Some(error.to_string())),
+    };
     let (listens, token_ready) = (context.listens.to_vec(), context.agent.is_token_ready());
     let refused = context.agent.own_dids().refused().to_vec();
-    let nodes = context.agent.nodes().await?.into_iter().map(Node::from).collect();
-    Ok(Json(Status { version: env!("CARGO_PKG_VERSION"), listens, token_ready, refused, waiting, nodes }))
+    Json(Status { version: env!("CARGO_PKG_VERSION"), listens, token_ready, refused, store_problem, waiting, nodes })
 }
 
 /// A key in a token.

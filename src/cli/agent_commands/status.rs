@@ -50,10 +50,17 @@ pub async fn run(_: &Args, client: &AgentClient, out: &Out) -> Result<(), Failur
         }
         Some(other) => out.line(&format!("received messages wait for: {other}"))?,
     }
-    let waiting = |name: &str| usize::try_from(status["waiting"][name].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
-    out.line(&format!("{} to be unpacked", count(waiting("envelopes"), "message")))?;
-    out.line(&format!("{} to be read", count(waiting("deliveries"), "message")))?;
-    out.line(&format!("{} to be sent", count(waiting("outgoing"), "message")))?;
+    match status["store_problem"].as_str() {
+        Some(problem) => out.warn(&printable(problem)),
+        None => {
+            let waiting = &status["waiting"];
+            let messages =
+                |name: &str| count(waiting[name].as_u64().unwrap_or(0).try_into().unwrap_or(usize::MAX), "message");
+            out.line(&format!("{} to be unpacked", messages("envelopes")))?;
+            out.line(&format!("{} to be read", messages("deliveries")))?;
+            out.line(&format!("{} to be sent", messages("outgoing")))?;
+        }
+    }
     for refused in status["refused"].as_array().into_iter().flatten() {
         for key in refused["keys"].as_array().into_iter().flatten() {
             let text = |name: &str| key[name].as_str().unwrap_or_default();

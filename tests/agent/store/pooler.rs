@@ -182,7 +182,7 @@ async fn both_connections_lead_to_one_database() {
     let missing = location.only_pooled().with_direct_url("postgres://agent@127.0.0.1:1/x", &tls).unwrap();
     let refused = PostgresStore::try_connect(&missing).await.err();
     assert!(
-        matches!(&refused, Some(StoreError::Unavailable(why)) if why.contains("direct connection to x at 127.0.0.1")),
+        matches!(&refused, Some(StoreError::Unavailable(why)) if why.contains("direct connection to x at 127.0.0.1:1: ")),
         "{refused:?}"
     );
 }

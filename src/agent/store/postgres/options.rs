@@ -70,8 +70,7 @@ impl PostgresOptions {
         let (Some(database), false) = (config.get_dbname(), config.get_hosts().is_empty()) else {
             return Err(wrong("it names a host and a database"));
         };
-        let hosts: Vec<_> = config.get_hosts().iter().map(name_of).collect();
-        let name = format!("{database} at {}", hosts.join(", "));
+        let name = format!("{database} at {}", servers(&config));
         let is_local =
             config.get_hosts().iter().all(is_local) && config.get_hostaddrs().iter().all(IpAddr::is_loopback);
         let is_encrypted = match mode.as_deref() {
@@ -134,7 +133,9 @@ impl PostgresOptions {
     pub fn as_node(mut self, name: &str) -> Result<Self, StoreError> {
         let is_right = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '-';
         if name.is_empty() || name.len() > LONGEST_NODE || !name.chars().all(is_right) {
-            let why = format!("is shared by nodes whose names have 1 to {LONGEST_NODE} characters of a-z, 0-9 and -");
+            let why = format!(
+                "is shared by nodes whose names have 1 to {LONGEST_NODE} characters of a-z, 0-9 and -, which {name:?} has not"
+            );
             return Err(StoreError::Unusable(why));
         }
         self.node = Some(name.to_owned());
@@ -229,11 +230,19 @@ fn without_mode(url: &str) -> (String, Option<String>) {
     (format!("{address}?{}", others.join("&")), mode)
 }
 
-fn name_of(host: &Host) -> String {
-    match host {
-        Host::Tcp(name) => name.clone(),
-        Host::Unix(folder) => folder.display().to_string(),
-    }
+/// The servers, each with its port unless that is PostgreSQL's own.
+fn servers(config: &Config) -> String {
+    let ports = config.get_ports();
+    let server = |(number, host): (usize, &Host)| {
+        // One port is that of all hosts.
+        let port = ports.get(number).or(ports.first()).copied().unwrap_or(DEFAULT_PORT);
+        match host {
+            Host::Tcp(name) if port == DEFAULT_PORT => name.clone(),
+            Host::Tcp(name) => format!("{name}:{port}"),
+            Host::Unix(folder) => folder.display().to_string(),
+        }
+    };
+    config.get_hosts().iter().enumerate().map(server).collect::<Vec<_>>().join(", ")
 }
 
 fn is_local(host: &Host) -> bool {
@@ -315,7 +324,7 @@ mod tests {
         let both = pooled("postgres://agent@192.0.2.2/store?sslmode=disable").unwrap();
         let expected: Vec<SocketAddr> = ["192.0.2.1:6432", "192.0.2.2:5432"].map(|it| it.parse().unwrap()).to_vec();
         assert_eq!((both.literal_addresses(), both.is_pooled(), both.is_encrypted()), (expected, true, false));
-        assert_eq!((both.name(), both.direct().name()), ("store at 192.0.2.1", "store at 192.0.2.2"));
+        assert_eq!((both.name(), both.direct().name()), ("store at 192.0.2.1:6432", "store at 192.0.2.2"));
         assert!(pooled("postgres:///store?host=/run/postgresql&user=agent").unwrap().has_unix_socket());
         for wrong in ["postgres://agent:hunter2@db.example/store", "mysql://db.example/hunter2"] {
             let error = pooled(wrong).expect_err(wrong).to_string();

@@ -84,7 +84,7 @@ impl Session {
         let session = Self::open(options.direct(), Way::Direct { statements: Mutex::default() }).await;
         session.map_err(|error| match error {
             StoreError::Unavailable(why) if options.is_pooled() => {
-                StoreError::Unavailable(format!("the direct connection to {}: {why}", options.direct().name()))
+                StoreError::Unavailable(format!("the direct connection to {why}"))
             }
             other => other,
         })
@@ -92,14 +92,18 @@ impl Session {
 
     async fn open(options: &PostgresOptions, way: Way) -> Result<Self, StoreError> {
         let notifications = Arc::<Notifications>::default();
+        let failed = |error| match store_error(error) {
+            StoreError::Unavailable(why) => StoreError::Unavailable(format!("{}: {why}", options.name())),
+            other => other,
+        };
         let client = match options.tls() {
             None => {
-                let (client, connection) = options.config().connect(NoTls).await.map_err(store_error)?;
+                let (client, connection) = options.config().connect(NoTls).await.map_err(failed)?;
                 tokio::spawn(carry(connection, notifications.clone()));
                 client
             }
             Some(tls) => {
-                let (client, connection) = options.config().connect(tls.clone()).await.map_err(store_error)?;
+                let (client, connection) = options.config().connect(tls.clone()).await.map_err(failed)?;
                 tokio::spawn(carry(connection, notifications.clone()));
                 client
             }

@@ -30,7 +30,8 @@ pub async fn page(State(app): State<Arc<App>>) -> Answer {
     let body = html! {
         (readiness(&status, &tokens))
         h2 { "What waits" }
-        ul.cards {
+        @if status["store_problem"].is_string() { p.problem { (text(member(&status, "store_problem"), 500)) } }
+        ul.cards hidden[!waiting.is_object()] {
             @for (name, oldest, words, page) in QUEUES {
                 li {
                     div.number { (number(name)) }
