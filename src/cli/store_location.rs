@@ -87,10 +87,12 @@ pub async fn open(location: &StoreLocation, limits: StoreLimits) -> Result<Arc<d
     })
 }
 
-/// Checks that a database can be reached and used, also while an agent uses it.
-pub async fn try_connect(location: &StoreLocation) -> Result<(), StoreError> {
+/// Checks that a database can be reached and used; if this agent does not run (`is_running`), also that no other one keeps it from
+/// the database.
+pub async fn try_open(location: &StoreLocation, is_running: bool) -> Result<(), StoreError> {
     match location {
-        StoreLocation::Postgres(options) => PostgresStore::try_connect(options).await,
+        StoreLocation::Postgres(options) if is_running => PostgresStore::try_connect(options).await,
+        StoreLocation::Postgres(options) => PostgresStore::try_open(options).await,
         _ => Ok(()),
     }
 }

@@ -115,16 +115,25 @@ fn a_database_is_refused_for_a_reason() {
     assert_eq!(alice.home.run("--json serve").error(2), "bad-config");
     write_with_mode(&alice.home, "store.password", PASSWORD, 0o600);
 
-    // Another agent has the database.
-    alice.start();
+    // Another agent has the database, or the name.
     let Some(bob) = daemon_on(server) else { return };
     let of_alice = right.lines().find(|line| line.starts_with("url = ")).unwrap();
-    let file = bob.home.path().join("claviger.toml");
-    let text = fs::read_to_string(&file).unwrap();
+    let bobs_file = bob.home.path().join("claviger.toml");
+    let text = fs::read_to_string(&bobs_file).unwrap();
     let of_bob = text.lines().find(|line| line.starts_with("url = ")).unwrap();
-    fs::write(&file, text.replace(of_bob, of_alice)).unwrap();
-    assert_eq!(bob.home.run("--json serve").error(1), "agent-there");
-    assert!(alice.is_ready());
+    let with_node = |text: &str, node: &str| text.replace("[store]\n", &format!("[store]\n{node}"));
+    let named = "node = \"a\"\n";
+    for (of_first, of_second) in [("", ""), ("", named), (named, ""), (named, named)] {
+        fs::write(&file, with_node(&right, of_first)).unwrap();
+        fs::write(&bobs_file, with_node(&text.replace(of_bob, of_alice), of_second)).unwrap();
+        alice.start();
+        for command in ["serve", "serve --check"] {
+            assert_eq!(bob.home.run(&format!("--json {command}")).error(1), "agent-there", "{of_first} {of_second}");
+        }
+        assert!(alice.is_ready());
+        alice.stop();
+        bob.home.run("serve --check").success();
+    }
 }
 
 /// Through a pooler in transaction mode, over TCP with a password. Without a direct connection, the agent does not start.

@@ -38,7 +38,7 @@ pub fn run(config: &Config, documents: &[Document], out: &Out) -> Result<(), Fai
             (prepared.store, prepared.peers.iter().filter_map(|it| it.local_addr().ok()).collect())
         }
     };
-    block_on(async { Ok(store_location::try_connect(&store).await?) })?;
+    block_on(async { Ok(store_location::try_open(&store, running.is_some()).await?) })?;
     let remote = config.daemon.api.remote.as_ref().map(|remote| remote.listen);
     for document in documents {
         out.say(&format!("A DID of ours: {}", short(document.id())));

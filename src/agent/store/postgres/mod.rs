@@ -146,6 +146,16 @@ impl PostgresStore {
         schema::current(&session).await.map(drop)
     }
 
+    /// Like [`try_connect`](Self::try_connect), and checks that no other agent keeps this one from the database. For a moment this
+    /// may keep another agent from it, which tries again.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub async fn try_open(options: &PostgresOptions) -> Result<(), StoreError> {
+        Self::try_connect(options).await?;
+        ownership::check_free(options).await
+    }
+
     /// Returns how many transactions were committed since the store was opened. Under load, transactions are far fewer
     /// than requests.
     pub fn commits(&self) -> u64 {

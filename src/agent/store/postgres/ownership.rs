@@ -256,6 +256,31 @@ async fn take_lock(lock: &Session, options: &PostgresOptions, is_shared: bool) -
     Err(StoreError::InUse(options.name().to_owned()))
 }
 
+/// Checks that no other agent keeps this one from the database or has the name of this node.
+pub(super) async fn check_free(options: &PostgresOptions) -> Result<(), StoreError> {
+    // The lock goes with this session.
+    let session = Session::connect_direct(options).await?;
+    take_lock(&session, options, options.node().is_some()).await?;
+    let Some(name) = options.node() else { return Ok(()) };
+    let row = session.first("SELECT to_regclass('nodes') IS NOT NULL", &[]).await.map_err(store_error)?;
+    match row.is_some_and(|row| row.get(0)) {
+        true => check_namesake(&session, name).await,
+        false => Ok(()),
+    }
+}
+
+/// Checks that no living node has this name.
+async fn check_namesake(session: &Session, name: &str) -> Result<(), StoreError> {
+    let namesake = format!(
+        "SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() AND name = $1 AND {}",
+        is_node_locked("nodes.number")
+    );
+    match session.first(&namesake, params![name]).await.map_err(store_error)? {
+        None => Ok(()),
+        Some(row) => Err(StoreError::InUse(format!("as the node {name}, number {}", row.get::<_, i64>(0)))),
+    }
+}
+
 /// Joins, after the transactions of others have ended.
 async fn begin(lock: &Session, session: &Session, totals: Option<&Totals>, node: &Arc<Node>) -> Result<(), StoreError> {
     // Counting a large store may take longer than other statements may.
@@ -366,14 +391,9 @@ async fn enter(lock: &Session, session: &Session, node: &Node) -> Result<i64, St
     );
     let parameters: Parameters<'_> = params![node.number(), node.is_shared(), node.name()];
     session.execute(&end, parameters).await.map_err(store_error)?;
-    let namesake = format!(
-        "SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() AND name = $1 AND {}",
-        is_node_locked("nodes.number")
-    );
-    if let Some(row) = session.first(&namesake, params![node.name()]).await.map_err(store_error)? {
+    if let Err(error) = check_namesake(session, node.name()).await {
         let _ = session.run("ROLLBACK").await;
-        let number: i64 = row.get(0);
-        return Err(StoreError::InUse(format!("as the node {}, number {number}", node.name())));
+        return Err(error);
     }
     let enter = format!(
         "INSERT INTO nodes (name, release, lease, heard)
