@@ -6,6 +6,8 @@
 
 #[path = "daemon/load.rs"]
 mod load;
+#[path = "daemon/many_dids.rs"]
+mod many_dids;
 #[path = "setup/mod.rs"]
 mod setup;
 
@@ -28,7 +30,7 @@ use claviger_interop::{
     http::serve,
 };
 use claviger_testkit::PrivateKey;
-use load::{Load, Packed};
+use load::{Load, Senders};
 use serde_json::json;
 use setup::{CURVES, Raw, make_key, quick, smoke};
 use tokio::runtime::Runtime;
@@ -50,9 +52,13 @@ fn main() -> ExitCode {
         for (name, uri) in &tokens.devices {
             let variable = if *name == "softhsm" { "SOFTHSM2_CONF" } else { "KRYOPTIC_CONF" };
             let env = (variable.to_owned(), std::env::var(variable).expect("the token's configuration"));
+            println!("\n## {name}");
+            if let Some(dids) = many_dids::wanted() {
+                many_dids::compare(runtime, || Daemon::new(program.clone(), env.clone(), uri, ""), dids);
+                continue;
+            }
             let mut daemon = Daemon::new(program.clone(), env, uri, &store_section(name));
             let ours = daemon.make_did(&CURVES.map(Curve::name));
-            println!("\n## {name}");
             daemon.start();
             let fresh = memory(daemon.pid());
             Bench { runtime, daemon: &mut daemon, uri, ours: &ours }.measure(fresh);
@@ -91,14 +97,15 @@ impl Bench<'_> {
         println!("\n| received | messages/s | raw derivations/s | derivations each | ratio | POST p50, ms | p99, ms |");
         println!("|---|---:|---:|---:|---:|---:|---:|");
         for curve in CURVES {
-            for (senders, derivations, who) in [(KNOWN, 1.0, "known senders"), (many, 2.0, "each from a new sender")] {
-                let mail = Packed::new(self.runtime, self.ours, curve, senders, many);
-                if senders == KNOWN {
-                    self.receive(Packed::again(&mail, self.runtime, KNOWN).take(), load::LANES.min(KNOWN));
+            for (count, derivations, who) in [(KNOWN, 1.0, "known senders"), (many, 2.0, "each from a new sender")] {
+                let senders = Senders::new(self.runtime, vec![self.ours.to_owned()], curve, count);
+                let mail = senders.pack(self.runtime, many);
+                if count == KNOWN {
+                    receive(self.daemon, senders.pack(self.runtime, KNOWN), load::LANES.min(KNOWN));
                 }
                 // Measured before and after, because other load on the machine slows the token too.
                 let before = self.raw(curve);
-                let load = self.receive(mail.take(), load::LANES);
+                let load = receive(self.daemon, mail, load::LANES);
                 let raw = (before + self.raw(curve)) / 2.0;
                 println!(
                     "| {}, {who} | {:.0} | {raw:.0} | {derivations} | {:.2} | {:.1} | {:.1} |",
@@ -138,20 +145,6 @@ impl Bench<'_> {
         f64::from(rounds) / begun.elapsed().as_secs_f64()
     }
 
-    /// Posts messages, and waits until the daemon has handled all of them.
-    fn receive(&self, mail: Vec<String>, lanes: usize) -> Load {
-        let handled = || self.daemon.figure("claviger_messages_handled_total");
-        let (before, count) = (handled(), mail.len());
-        let begun = Instant::now();
-        let latencies = load::post(self.daemon.port, mail, lanes);
-        self.daemon.until("all are handled", |_| {
-            // Reading the metrics costs the daemon time too.
-            thread::sleep(LOOK);
-            handled() - before >= count as f64
-        });
-        Load { rate: count as f64 / begun.elapsed().as_secs_f64(), latencies }
-    }
-
     /// Has the daemon send messages to `recipients` DIDs that share one endpoint, and waits until the endpoint has
     /// received all. The endpoint responds after `delay`. Returns the messages per second.
     fn send(&self, curve: Curve, recipients: usize, many: usize, delay: Duration) -> f64 {
@@ -187,9 +180,10 @@ impl Bench<'_> {
         fs::rename(&pin, &away).expect("the PIN's file is there");
         self.daemon.spawn();
         self.daemon.until("it takes messages", |daemon| daemon.is_up("/ready"));
-        let mail = Packed::new(self.runtime, self.ours, Curve::P256, KNOWN, waiting);
+        let senders = Senders::new(self.runtime, vec![self.ours.to_owned()], Curve::P256, KNOWN);
+        let mail = senders.pack(self.runtime, waiting);
         let begun = Instant::now();
-        let mut taken = Load { rate: 0.0, latencies: load::post(self.daemon.port, mail.take(), load::LANES) };
+        let mut taken = Load { rate: 0.0, latencies: load::post(self.daemon.port, mail, load::LANES) };
         taken.rate = waiting as f64 / begun.elapsed().as_secs_f64();
         assert_eq!(self.daemon.waiting("inbox"), waiting);
         self.daemon.kill();
@@ -214,6 +208,20 @@ impl Bench<'_> {
             println!("| after SIGKILL and restart: {what}, s | {at:.2} |");
         }
     }
+}
+
+/// Posts messages, and waits until the daemon has handled all of them.
+fn receive(daemon: &Daemon, mail: Vec<String>, lanes: usize) -> Load {
+    let handled = || daemon.figure("claviger_messages_handled_total");
+    let (before, count) = (handled(), mail.len());
+    let begun = Instant::now();
+    let latencies = load::post(daemon.port, mail, lanes);
+    daemon.until("all are handled", |_| {
+        // Reading the metrics costs the daemon time too.
+        thread::sleep(LOOK);
+        handled() - before >= count as f64
+    });
+    Load { rate: count as f64 / begun.elapsed().as_secs_f64(), latencies }
 }
 
 /// The file with the token's PIN.

@@ -35,22 +35,21 @@ pub fn body() -> Value {
     json!({ "text": "All that is gold does not glitter. ".chars().cycle().take(1000).collect::<String>() })
 }
 
-/// Packed messages and their senders.
-pub struct Packed {
-    to: String,
-    senders: Vec<(Identities, String)>,
-    mail: Vec<String>,
+/// Peers that write to DIDs of the daemon. Each has one key.
+pub struct Senders {
+    to: Vec<String>,
+    all: Vec<(Identities, String)>,
 }
 
-impl Packed {
-    /// Packs `messages` messages to a DID, from `senders` DIDs in turn. Each sender has one key on this curve.
-    pub fn new(runtime: &Runtime, to: &str, curve: Curve, senders: usize, messages: usize) -> Self {
+impl Senders {
+    /// Makes `count` peers with keys on this curve. They write to each of the DIDs `to` in turn.
+    pub fn new(runtime: &Runtime, to: Vec<String>, curve: Curve, count: usize) -> Self {
         // One token for every hundred senders, because a token searches all its keys.
         const FEW: usize = 100;
         let mut all = Vec::new();
-        while all.len() < senders {
+        while all.len() < count {
             let token = SoftToken::new("senders");
-            let documents: Vec<Document> = (0..FEW.min(senders - all.len()))
+            let documents: Vec<Document> = (0..FEW.min(count - all.len()))
                 .map(|_| {
                     let key = PrivateKey::generate(curve);
                     token.import(key.to_import(KeyUse::Agreement, None)).expect("a fresh key");
@@ -62,28 +61,19 @@ impl Packed {
             let me = runtime.block_on(Identities::new(keyring, documents)).expect("its keys");
             all.extend(dids.into_iter().map(|did| (me.clone(), did)));
         }
-        let mut packed = Self { to: to.to_owned(), senders: all, mail: Vec::new() };
-        packed.mail = packed.pack(runtime, messages);
-        packed
+        Self { to, all }
     }
 
-    /// Packs `messages` further messages from the same senders.
-    pub fn again(of: &Self, runtime: &Runtime, messages: usize) -> Self {
-        Self { to: of.to.clone(), senders: Vec::new(), mail: of.pack(runtime, messages) }
-    }
-
-    pub fn take(self) -> Vec<String> {
-        self.mail
-    }
-
-    fn pack(&self, runtime: &Runtime, messages: usize) -> Vec<String> {
+    /// Packs messages, from one sender after the other.
+    pub fn pack(&self, runtime: &Runtime, messages: usize) -> Vec<String> {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later").as_secs();
         let resolver = LocalResolver::new();
         let each = (0..messages).map(|number| {
-            let (me, from) = &self.senders[number % self.senders.len()];
-            let message = Message::build(Message::new_id(), LETTER, body()).from(from).to(&self.to);
+            let (me, from) = &self.all[number % self.all.len()];
+            let to = &self.to[number % self.to.len()];
+            let message = Message::build(Message::new_id(), LETTER, body()).from(from).to(to);
             let message = message.created_time(time).finalize();
-            let packed = message.encrypt_to(&self.to).from(from).pack(&resolver, me);
+            let packed = message.encrypt_to(to).from(from).pack(&resolver, me);
             runtime.block_on(packed).expect("it packs").0
         });
         each.collect()

@@ -1,6 +1,6 @@
 //! A DID document.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
@@ -15,9 +15,13 @@ use crate::{
     keys::PublicKey,
 };
 
-/// A DID document. Its ids are absolute, and its keys were checked.
+/// A DID document. Its ids are absolute, and its keys were checked. Clones share one content.
 #[derive(Debug, Clone)]
-pub struct Document {
+pub struct Document(pub(super) Arc<Content>);
+
+/// What is read from a document. A document of three keys takes some 10 KB, and an agent may have thousands.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
     pub(super) id: String,
     pub(super) also_known_as: Vec<String>,
     pub(super) methods: Vec<VerificationMethod>,
@@ -45,57 +49,58 @@ impl Document {
         if self.is_about(did) {
             return Ok(self);
         }
-        Err(DocumentError::WrongId { requested: shortened(did), found: shortened(&self.id) })
+        Err(DocumentError::WrongId { requested: shortened(did), found: shortened(&self.0.id) })
     }
 
     /// The DID of the document.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.0.id
     }
 
     /// Other names that the document claims for its subject, without proof. See [`is_about`](Self::is_about).
     pub fn also_known_as(&self) -> &[String] {
-        &self.also_known_as
+        &self.0.also_known_as
     }
 
     /// The document as JSON, unchanged.
     pub fn as_value(&self) -> &Value {
-        &self.value
+        &self.0.value
     }
 
     /// Adds what the log of a did:webvh says: the earlier names of the DID, and how long the document may be cached.
     pub(in crate::did) fn with_log(self, former_ids: Vec<String>, ttl: Option<Duration>) -> Self {
         let former_ids = former_ids.iter().map(|id| with_capital_escapes(id).into_owned()).collect();
-        Self { former_ids, ttl, ..self }
+        Self(Arc::new(Content { former_ids, ttl, ..Arc::unwrap_or_clone(self.0) }))
     }
 
     /// How long the document may be cached, if its DID says so.
     pub(in crate::did) fn ttl(&self) -> Option<Duration> {
-        self.ttl
+        self.0.ttl
     }
 
     /// An estimate of the memory that the document takes, in bytes.
     pub(in crate::did) fn memory_size(&self) -> usize {
-        let methods = self.methods.iter().map(|method| method.id.len() + method.controller.len() + 400);
+        let methods = self.0.methods.iter().map(|method| method.id.len() + method.controller.len() + 400);
         // A JSON value takes up to 250 bytes, even if its text is short.
         // A set has room for up to twice as many names.
-        let former_ids = self.former_ids.iter().map(|id| id.len() + 64);
-        2 * self.bytes + 200 * self.values + methods.sum::<usize>() + former_ids.sum::<usize>()
+        let former_ids = self.0.former_ids.iter().map(|id| id.len() + 64);
+        2 * self.0.bytes + 200 * self.0.values + methods.sum::<usize>() + former_ids.sum::<usize>()
     }
 
     /// The verification methods in a relationship, embedded or referenced, in the order of the document.
     pub fn methods(&self, relationship: Relationship) -> impl Iterator<Item = &VerificationMethod> {
-        self.relationships[relationship as usize].iter().map(|index| &self.methods[*index])
+        self.0.relationships[relationship as usize].iter().map(|index| &self.0.methods[*index])
     }
 
     /// All verification methods. A method that is in no relationship must not be used.
     pub fn all_methods(&self) -> &[VerificationMethod] {
-        &self.methods
+        &self.0.methods
     }
 
     /// The keys of this document that none of the other documents has. `others` may contain this document.
     pub fn own_keys(&self, others: &[Document]) -> Vec<PublicKey> {
-        let keys = |document: &Document| document.methods.iter().filter_map(|method| method.key.clone().ok()).collect();
+        let keys =
+            |document: &Document| document.0.methods.iter().filter_map(|method| method.key.clone().ok()).collect();
         let others: Vec<PublicKey> =
             others.iter().filter(|document| document.id() != self.id()).flat_map(|it| -> Vec<_> { keys(it) }).collect();
         let own: Vec<PublicKey> = keys(self);
@@ -125,13 +130,13 @@ impl Document {
 
     /// The services, in the order of the document.
     pub fn services(&self) -> &[Service] {
-        &self.services
+        &self.0.services
     }
 
     /// The `DIDCommMessaging` services that have an endpoint. Services and endpoints are in order of preference
     /// (DIDComm v2.1 "Service Endpoint").
     pub fn didcomm_services(&self) -> impl Iterator<Item = &Service> {
-        self.services.iter().filter(|service| service.is_didcomm() && !service.endpoints.is_empty())
+        self.0.services.iter().filter(|service| service.is_didcomm() && !service.endpoints.is_empty())
     }
 
     /// Whether `did` is the subject of this document: equal to `id`, with percent-encodings in either case; the other
@@ -139,21 +144,27 @@ impl Document {
     ///
     /// `alsoKnownAs` is *not* trusted: a document may claim any name there.
     pub fn is_about(&self, did: &str) -> bool {
-        is_same_did(&self.id, did)
-            || !self.former_ids.is_empty() && self.former_ids.contains(&*with_capital_escapes(did))
+        is_same_did(&self.0.id, did)
+            || !self.0.former_ids.is_empty() && self.0.former_ids.contains(&*with_capital_escapes(did))
     }
 }
 
 /// Two documents are equal if their JSON is.
 impl PartialEq for Document {
     fn eq(&self, other: &Self) -> bool {
-        self.value == other.value
+        self.0.value == other.0.value
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clones_share_one_content() {
+        let document = Document::builder().build("did:web:a.example").unwrap();
+        assert!(std::ptr::eq(document.as_value(), document.clone().as_value()));
+    }
 
     #[test]
     fn former_names_are_found_with_escapes_in_either_case_and_take_memory() {

@@ -3,12 +3,13 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
+    sync::Arc,
 };
 
 use serde_json::{Map, Value};
 
 use super::{
-    did_document::Document,
+    did_document::{Content, Document},
     error::DocumentError,
     id::{absolute, checked_id},
     limits::{MAX_BYTES, MAX_ENTRIES, MAX_EXPANDED_BYTES, MAX_VALUES},
@@ -86,7 +87,9 @@ fn read_document(value: Value, limit: usize) -> Result<Document, DocumentError> 
         .filter_map(|entry| entry.as_object().map(|entry| Service::read(&id, entry)))
         .collect();
     let (former_ids, ttl) = (HashSet::new(), None);
-    Ok(Document { id, also_known_as, methods, relationships, services, value, bytes, values, former_ids, ttl })
+    let content =
+        Content { id, also_known_as, methods, relationships, services, value, bytes, values, former_ids, ttl };
+    Ok(Document(Arc::new(content)))
 }
 
 /// The methods of a document, without duplicates.

@@ -59,14 +59,14 @@ impl Document {
     /// Returns the parts of the document that are not used.
     pub fn unused_parts(&self) -> Vec<UnusedPart> {
         let mut parts: Vec<UnusedPart> = Vec::new();
-        for method in &self.methods {
+        for method in &self.0.methods {
             if let Err(error) = &method.key {
                 parts.push(UnusedPart::Method { id: self.relative(&method.id), error: error.clone() });
             }
         }
         for relationship in Relationship::ALL {
-            for id in one_or_many(self.value.get(relationship.name())).iter().filter_map(reference) {
-                let id = absolute(&self.id, id);
+            for id in one_or_many(self.0.value.get(relationship.name())).iter().filter_map(reference) {
+                let id = absolute(&self.0.id, id);
                 if !self.methods(relationship).any(|method| method.id == id) {
                     parts.push(UnusedPart::Reference { relationship, id: self.relative(&id) });
                 }
@@ -84,7 +84,7 @@ impl Document {
                 }
             }
         }
-        for service in one_or_many(self.value.get("service")) {
+        for service in one_or_many(self.0.value.get("service")) {
             let id = service["id"].as_str().map(|id| self.relative(id)).unwrap_or_default();
             parts.extend(unused(service).map(|reason| UnusedPart::Service { id: id.clone(), reason }));
         }
@@ -92,7 +92,7 @@ impl Document {
     }
 
     fn relative(&self, id: &str) -> String {
-        id.strip_prefix(&self.id).filter(|rest| rest.starts_with('#')).unwrap_or(id).to_owned()
+        id.strip_prefix(&self.0.id).filter(|rest| rest.starts_with('#')).unwrap_or(id).to_owned()
     }
 
     /// Logs the parts that are not used, at most 20, each in one event with the target [`UNUSED_PARTS`] at level `debug`.
@@ -101,7 +101,7 @@ impl Document {
             return;
         }
         for part in self.unused_parts().iter().take(MAX_LOGGED) {
-            tracing::debug!(target: UNUSED_PARTS, did = shortened(&self.id), "part of a DID document not used: {part}");
+            tracing::debug!(target: UNUSED_PARTS, did = shortened(&self.0.id), "part of a DID document not used: {part}");
         }
     }
 }

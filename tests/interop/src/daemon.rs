@@ -164,6 +164,12 @@ impl Daemon {
         Command { words: words.join(" "), child: command.spawn().expect("it starts") }
     }
 
+    /// The folder with its configuration, and its state in `state`.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.home.path()
+    }
+
     /// A connection to the API for applications.
     ///
     /// # Panics
