@@ -136,7 +136,8 @@ impl AgentBuilder {
         let secrets = Arc::new(InstrumentedSecrets { secrets: self.secrets, metrics: metrics.clone() });
         let (events, _) = broadcast::channel(EVENT_BUFFER);
         let wakeups = Arc::<PeerWakeups>::default();
-        let store = Arc::new(SealedStore::new(self.store, commit_listener(wakeups.clone(), events.clone())));
+        let store = SealedStore::new(self.store, commit_listener(wakeups.clone(), events.clone()));
+        let store = Arc::new(store.trust(options.store_keys.clone()));
         store.recorded_events().set(options.recorded_events.iter().copied());
         let resolver: Arc<dyn Resolver> = Arc::new(PeerDocuments { resolver: self.resolver, store: store.clone() });
         let known_peers = Arc::new(KnownPeers::new(store.clone()));

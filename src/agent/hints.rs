@@ -23,12 +23,12 @@ use super::{
     outbox::PeerWakeups,
     protocol::RecordType,
     return_routes::ReturnRoutes,
-    sealed_store::STORE_KEY_KIND,
     stale::{Part, Stale},
     store::{
         Hint, HintListener, StoreError,
         types::{CONNECTION_KIND, OWN_ROTATION_KIND},
     },
+    unlock::STORE_KEY_KIND,
 };
 
 /// The pause between two readings. A peer may cause hints without end.
@@ -116,7 +116,13 @@ impl Agent {
             Part::KnownPeers => self.known_peers.forget(),
             Part::Mediators => self.mediation.notify_changed(),
             // While the store is sealed, no overlap is known to be over. The agent tries again from time to time.
-            Part::RetiredDids => self.rotations.retire_expired().await,
+            Part::RetiredDids => {
+                // Another node may have wrapped the store's key for one of ours.
+                if !self.store.is_unlocked() {
+                    let _ = self.store.unlock(&self.own_dids).await;
+                }
+                self.rotations.retire_expired().await;
+            }
             Part::BlockedPeers => self.blocked.load().await?,
             // Once a token unlocks the store, the outbox reads them by itself.
             Part::OutboxPeers if !self.store.is_unlocked() => {}

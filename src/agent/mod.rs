@@ -51,12 +51,14 @@ mod secret_file;
 mod send;
 mod send_batch;
 mod server;
+mod shown_keys;
 mod spans;
 mod stale;
 pub mod store;
 mod store_key;
 mod token_events;
 mod token_report;
+mod unlock;
 
 pub use agent::{Agent, ReloadDocuments};
 pub use blocked_peers::BlockedPeer;

@@ -6,6 +6,7 @@ use super::{
     event::EventKind, inbox::InboxOptions, mediation::MediationOptions, outbox::OutboxOptions,
     protocol::discover_features::DisclosurePolicy, server::ServerOptions, store::Retention,
 };
+use crate::keys::PublicKey;
 
 /// The options of an agent.
 #[derive(Debug, Clone)]
@@ -20,6 +21,9 @@ pub struct AgentOptions {
     pub server: ServerOptions,
     /// How long data stays in the store.
     pub retention: Retention,
+    /// The key agreement keys that tokens of other nodes hold, each of which has a token of its own: the store's key is wrapped
+    /// for them, and accepted from them. Default: none.
+    pub store_keys: Vec<PublicKey>,
     /// The kinds of events that are recorded. Default: all but [`EventKind::MessageSent`], which costs a row for each message.
     pub recorded_events: BTreeSet<EventKind>,
     /// The goal codes that discover-features discloses.
@@ -39,6 +43,7 @@ impl Default for AgentOptions {
             mediation: MediationOptions::default(),
             server: ServerOptions::default(),
             retention: Retention::default(),
+            store_keys: Vec::new(),
             recorded_events: EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::MessageSent).collect(),
             goal_codes: Vec::new(),
             disclosure: DisclosurePolicy::default(),

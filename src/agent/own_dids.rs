@@ -1,7 +1,7 @@
 //! Our DIDs. The agent knows them by their documents, even while their tokens are unavailable.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -11,6 +11,7 @@ use super::{
     canonical_did::canonical_did,
     published::{PublishedContent, PublishedDocuments},
     refused_documents::{RefusedDid, refused_documents},
+    store::types::ready_hash,
 };
 use crate::{
     did::{Document, Relationship, did_of, peer::short_form, webvh::OwnLog},
@@ -249,6 +250,26 @@ impl OwnDids {
         let keys: Arc<[PublicKey]> = keys.filter(|key| known.insert(*key)).cloned().collect();
         *ready = Some(ReadyKeys { held, documents: documents.clone(), identities, keys: keys.clone() });
         keys
+    }
+
+    /// Returns the [hashes](ready_hash) of the key agreement keys of our DIDs that a token is ready to use, and of the DIDs that
+    /// have one of them. Those of retired DIDs are among them, since messages may wait that were accepted before.
+    pub fn ready_hashes(&self) -> BTreeSet<i64> {
+        let (held, documents) = (self.secrets.keys().borrow().clone(), self.documents.borrow().clone());
+        let is_ready = |key: &&PublicKey| held.get(key).is_some_and(|held| held.state == KeyState::Ready);
+        let mut hashes = BTreeSet::new();
+        for document in documents.all.iter().filter(|document| self.is_held(&documents, document)) {
+            let methods = document.methods(Relationship::KeyAgreement);
+            for key in methods.filter_map(|method| method.key.as_ref().ok()).filter(is_ready) {
+                hashes.extend([ready_hash(&key.to_multikey()), ready_hash(&canonical_did(document.id()))]);
+            }
+        }
+        hashes
+    }
+
+    /// Reports changes of our DIDs and of their keys, after they were looked up again.
+    pub(super) fn changes(&self) -> watch::Receiver<Arc<Identities>> {
+        self.identities.subscribe()
     }
 
     /// Returns the keys of this DID that no other of our DIDs has.

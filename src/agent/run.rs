@@ -54,6 +54,7 @@ impl Agent {
         work.spawn(self.clone().delete_expired(shutdown.clone()));
         work.spawn(self.clone().record_token_changes(shutdown.clone()));
         work.spawn(self.clone().read_stale(shutdown.clone()));
+        work.spawn(self.clone().show_ready(shutdown.clone()));
         work.spawn(self.inbox.clone().work(shutdown.clone()));
         work.spawn(self.outbox.clone().work(shutdown.clone()));
         work.spawn(self.outbox.clone().expire(shutdown.clone()));
@@ -94,6 +95,7 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(UNLOCK_INTERVAL) => {}
+                () = self.store.unlocked() => {}
                 Ok(()) = keys.changed() => self.refresh_own_dids(),
             }
         }

@@ -1,6 +1,6 @@
 //! The store with encryption: callers read and write plaintext, and the store holds ciphertext.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -12,7 +12,6 @@ use super::{
     clock::{Millis, now, seconds_to_millis},
     committer::{CommitListener, Committer},
     outgoing_message::OutgoingMessage,
-    own_dids::OwnDids,
     protocol::{Effect, ReadRecord, Received, RecordReader, RecordType, connections::Connection},
     record_cache::RecordCache,
     recorded_events::RecordedEvents,
@@ -21,27 +20,22 @@ use super::{
         error::StoreError,
         types::{Change, Commit, CommitOutcome, Delivery, OutboxEntry, Record, SendState},
     },
-    store_key::{StoreKey, WrappedStoreKey},
+    store_key::StoreKey,
 };
 use crate::{
     didcomm::{Message, Provenance},
-    jose::JoseError,
     keys::PublicKey,
 };
-
-/// The kind and the key of the record that holds the wrapped store key. All other records are sealed.
-pub(super) const STORE_KEY_KIND: &str = "store-key";
-const STORE_KEY: &str = "1";
-/// How many times the wrapped store key is changed if another task changes it meanwhile.
-const MAX_ATTEMPTS: usize = 10;
 
 /// A store, and the key that its content is sealed under. A token unwraps the key.
 pub struct SealedStore {
     inner: Arc<dyn Store>,
-    key: watch::Sender<Option<StoreKey>>,
+    pub(super) key: watch::Sender<Option<StoreKey>>,
     committer: Arc<Committer>,
     pub(super) records: Arc<RecordCache>,
     recorded_events: RecordedEvents,
+    /// The keys of other nodes, each of which has a token of its own.
+    pub(super) trusted: Vec<PublicKey>,
 }
 
 /// The content of a delivery.
@@ -66,7 +60,12 @@ impl SealedStore {
         let (key, recorded_events) = (watch::Sender::new(None), RecordedEvents::default());
         let records = Arc::<RecordCache>::default();
         let committer = Arc::new(Committer::new(inner.clone(), on_commit, records.clone()));
-        Self { inner, key, committer, records, recorded_events }
+        Self { inner, key, committer, records, recorded_events, trusted: Vec::new() }
+    }
+
+    /// Shares the store's key with these key agreement keys, which tokens of other nodes hold, and accepts it from them.
+    pub fn trust(self, trusted: Vec<PublicKey>) -> Self {
+        Self { trusted, ..self }
     }
 
     /// The kinds of events that are recorded: none at first.
@@ -94,93 +93,6 @@ impl SealedStore {
     pub async fn unlocked(&self) {
         // The sender lives as long as self, so this does not fail.
         let _ = self.key.subscribe().wait_for(Option::is_some).await;
-    }
-
-    /// Has a token unwrap the store's key, and wraps the key for each of our ready key agreement keys for which it is
-    /// not wrapped yet. A store without a key gets a new key.
-    ///
-    /// # Errors
-    /// The reason, for the log: no token is ready, no token holds a key that the store's key is wrapped for, the token
-    /// fails, or the store fails.
-    pub async fn unlock(&self, own_dids: &OwnDids) -> Result<(), String> {
-        self.unlock_excluding(own_dids, &[]).await
-    }
-
-    /// Unlocks the store, and removes the wrapped keys for `excluded`, which are to be deleted from their tokens.
-    ///
-    /// # Errors
-    /// The errors of [`unlock`](Self::unlock). Also fails if none of our other keys is ready.
-    pub async fn unlock_excluding(&self, own_dids: &OwnDids, excluded: &[PublicKey]) -> Result<(), String> {
-        for _ in 0..MAX_ATTEMPTS {
-            // Another task may have wrapped the store's key meanwhile, perhaps for other keys.
-            if self.try_unlock(own_dids, excluded).await? == CommitOutcome::Committed {
-                return Ok(());
-            }
-        }
-        Err("the wrapped store key is changed again and again".to_owned())
-    }
-
-    /// Unlocks the store, unless the wrapped key is changed meanwhile.
-    async fn try_unlock(&self, own_dids: &OwnDids, excluded: &[PublicKey]) -> Result<CommitOutcome, String> {
-        let secrets = own_dids.secrets();
-        let (stored, revision) = self.load_wrapped_key().await?;
-        let unlocked = self.key.borrow().clone();
-        let key = match (unlocked, &stored) {
-            (Some(key), _) => key,
-            (None, None) => StoreKey::generate(),
-            (None, Some(wrapped)) => wrapped.unwrap(secrets).await.map_err(|error| {
-                let keys: Vec<String> = wrapped.keys().iter().map(PublicKey::to_string).collect();
-                let keys = keys.join(", ");
-                match error {
-                    JoseError::NoRecipient => format!("no token is ready that holds a key of the store: {keys}"),
-                    error => format!("cannot unwrap the store key, which is wrapped for {keys}: {error}"),
-                }
-            })?,
-        };
-        let old = stored.unwrap_or_default();
-        let mut wrapped = old.clone();
-        excluded.iter().for_each(|key| wrapped.remove(key));
-        let ready = own_dids.ready_agreement_keys();
-        let wrapped_for: HashSet<PublicKey> = old.keys().into_iter().collect();
-        for new in ready.iter().filter(|new| !excluded.contains(new) && !wrapped_for.contains(new)) {
-            // The failure of one token, such as a missing touch, must not affect the others.
-            if let Err(error) = wrapped.add(&key, new, secrets).await {
-                tracing::info!(%error, key = %new, "store key not wrapped for a key yet");
-            }
-        }
-        // A wrapped key for a lost token opens nothing. So excluded keys may go only if a ready key remains.
-        let ready = own_dids.ready_agreement_keys();
-        let ready: HashSet<&PublicKey> = ready.iter().collect();
-        if !excluded.is_empty() && !wrapped.keys().iter().any(|key| ready.contains(key)) {
-            return Err("no other key agreement key of ours is ready to unwrap the store key".to_owned());
-        }
-        if wrapped.keys().is_empty() {
-            return Err("no token is ready that holds a key agreement key of ours".to_owned());
-        }
-        let saved = match wrapped == old {
-            true => CommitOutcome::Committed,
-            false => self.save_wrapped_key(&wrapped, revision).await?,
-        };
-        if saved == CommitOutcome::Committed {
-            self.key.send_replace(Some(key));
-        }
-        Ok(saved)
-    }
-
-    /// Returns the wrapped store key, and the revision of its record.
-    async fn load_wrapped_key(&self) -> Result<(Option<WrappedStoreKey>, i64), String> {
-        let record = self.inner.record(STORE_KEY_KIND, STORE_KEY).await.map_err(|error| error.to_string())?;
-        let Some(record) = record else { return Ok((None, 0)) };
-        let wrapped = serde_json::from_slice(&record.value);
-        let wrapped = wrapped.map_err(|error| format!("the wrapped store key is damaged: {error}"))?;
-        Ok((Some(wrapped), record.revision))
-    }
-
-    async fn save_wrapped_key(&self, wrapped: &WrappedStoreKey, revision: i64) -> Result<CommitOutcome, String> {
-        let value = serde_json::to_vec(wrapped).map_err(|error| error.to_string())?;
-        let (kind, key) = (STORE_KEY_KIND.to_owned(), STORE_KEY.to_owned());
-        let put = Change::Put(Record { kind, key, revision, value, expires: None });
-        self.commit_changes(vec![put]).await.map_err(|error| error.to_string())
     }
 
     /// Commits, and tells the listener what was committed ([`Committer::commit`]).

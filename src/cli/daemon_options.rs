@@ -63,6 +63,8 @@ pub fn agent_options(config: &Config) -> AgentOptions {
     options.max_page_bytes = daemon.api.max_page_bytes;
     options.recorded_events = daemon.api.events.iter().copied().collect();
     options.retention = retention(&daemon.store);
+    // Checked with the configuration.
+    options.store_keys = daemon.store.trusted_keys().unwrap_or_default();
     options
 }
 

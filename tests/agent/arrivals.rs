@@ -146,6 +146,7 @@ async fn an_envelope_that_was_processed_long_ago_does_nothing() {
         sender: None,
         received: 0,
         attribution: Attribution::Fetched,
+        keys: Vec::new(),
     };
     let processed = Commit { arrived: Some(Arc::new(envelope)), ..Commit::default() };
     assert_eq!(running.store.commit(processed).await.unwrap(), CommitOutcome::Committed);

@@ -115,8 +115,7 @@ impl RunningAgent {
 
     /// Posts a message, and returns the status line.
     pub async fn post(&self, packed: &str) -> String {
-        let (address, packed) = (self.address, packed.to_owned());
-        tokio::task::spawn_blocking(move || post(address, &packed)).await.unwrap()
+        post_to(self.address, packed).await
     }
 
     /// Posts a message that must be accepted.
@@ -160,6 +159,12 @@ impl RunningAgent {
         self.running.await.unwrap().unwrap();
         self.store.close().await.unwrap();
     }
+}
+
+/// Posts a message to an agent, and returns the status line.
+pub async fn post_to(address: SocketAddr, packed: &str) -> String {
+    let packed = packed.to_owned();
+    tokio::task::spawn_blocking(move || post(address, &packed)).await.unwrap()
 }
 
 fn post(address: SocketAddr, packed: &str) -> String {

@@ -138,3 +138,39 @@ fn no_key_is_made_that_the_uri_hides() {
         home.run("did create --method peer:2 --name mine").success();
     }
 }
+
+/// The keys of another machine are in no token here, and are taken as they are named.
+#[test]
+fn keys_of_another_machine_enter_a_document_by_name() {
+    let (Some(here), Some(there)) = (Home::with_token(), Home::with_token()) else { return };
+    let [agreement, authentication] = ["X25519", "Ed25519"].map(|algorithm| {
+        let made = there.run(&format!("--json key generate --alg {algorithm}")).json();
+        made["key"].as_str().unwrap().to_owned()
+    });
+    let others = format!("--other-agreement {agreement} --other-authentication {authentication}");
+    let keys = |document: &Value| {
+        let methods = document["verificationMethod"].as_array().unwrap();
+        methods.iter().map(|method| method["publicKeyMultibase"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    for method in ["peer:2", "peer:4"] {
+        let made = here.run(&format!("--json did create --method {method} {others}")).json();
+        let found = keys(&made["document"]);
+        assert!(found.len() == 4 && found.contains(&agreement) && found.contains(&authentication), "{found:?}");
+        assert_eq!(made["keys"].as_array().unwrap().len(), 2, "those that were made here");
+    }
+    let did = here.create_did("--method web --host example.org");
+    let changed = here.run(&format!("--json did update {did} {others}")).json();
+    let document = &changed["document"];
+    let found = keys(document);
+    assert_eq!((&found[1], &found[3], found.len()), (&agreement, &authentication, 4));
+    for (relationship, numbers) in [("keyAgreement", [1, 3]), ("authentication", [2, 4])] {
+        assert_eq!(document[relationship], Value::from(numbers.map(|number| format!("{did}#key-{number}")).to_vec()));
+    }
+    let again = here.run(&format!("--json did update {did} {others}"));
+    assert_eq!(again.error(2), "bad-arguments", "nothing changes");
+    for wrong in [format!("--other-agreement {authentication}"), "--other-authentication label".to_owned()] {
+        assert_eq!(here.run(&format!("--json did update {did} {wrong}")).error(2), "bad-key-name");
+    }
+    let sole = here.run(&format!("--json did create --method key {others}"));
+    assert_eq!(sole.error(2), "bad-arguments", "a did:key is one key");
+}

@@ -96,6 +96,13 @@ fn a_database_is_refused_for_a_reason() {
         ("[store]", "[store]\npath = \"agent.db\"", "both path and url"),
         ("[store]\nurl = ", "[store]\nlisten_url = ", "listen_url without url"),
         ("[store]\nurl = ", "[store]\nnode = \"a\"\n#", "node without url"),
+        (
+            "[store]\nurl = ",
+            "[store]\nkeys = [\"z6LSbysY2xFMRpGMhb7tFTLMpeuPRaqaWM1yECx2AtzE3KCc\"]\n#",
+            "keys without url",
+        ),
+        ("[store]", "[store]\nkeys = [\"z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK\"]", "on Ed25519"),
+        ("[store]", "[store]\nkeys = [\"a label\"]", "is not a multikey"),
         ("[store]", "[store]\nnode = \"A node\"", "node in [store]"),
         ("[store]", "[store]\nlisten_url = \"postgres://a:secret@localhost/x\"", "listen_url in [store]"),
         ("[store]", "[store]\nlisten_url = \"postgres:///x?host=/tmp&user=a\"", "listen_url in [store] names a Unix"),

@@ -20,17 +20,22 @@ use crate::{
         protocol::connections::Connection,
         store::{
             error::StoreError,
-            types::{Attribution, NewEnvelope, PendingEnvelope, ReceiveOutcome},
+            types::{Attribution, NewEnvelope, PendingEnvelope, ReceiveOutcome, ready_hash},
         },
     },
     did::did_of,
     jose::{Envelope, JoseError},
+    secrets::KeyState,
 };
 
 /// Our DID and the sender's DID, from an envelope's unverified header, and the digest by which a repeated envelope is
 /// recognized.
 struct Addresses {
     recipient: String,
+    /// The hashes of our keys that the envelope is encrypted to.
+    keys: Vec<i64>,
+    /// Whether a token has one of these keys ready.
+    opens_here: bool,
     sender: Option<String>,
     digest: [u8; 32],
 }
@@ -39,6 +44,9 @@ struct Addresses {
 const OPENING_TIME: Duration = Duration::from_millis(20);
 /// The largest envelope that is opened before it is stored, in bytes: until it is handled, it is in memory twice.
 const MAX_OPENED_FIRST: usize = 64 * 1024;
+
+/// The most keys of ours that are noted of an envelope.
+const MAX_KEYS: usize = 16;
 
 /// The value of the metrics' label for the messages of blocked peers.
 pub(super) const BLOCKED: &str = "blocked";
@@ -127,7 +135,7 @@ impl Inbox {
         packed: Vec<u8>,
         origin: Origin,
     ) -> Result<(Acceptance, oneshot::Receiver<ReturnRouteRequest>), Refusal> {
-        let Addresses { recipient, sender, digest } = self.check(&packed)?;
+        let Addresses { recipient, keys, opens_here, sender, digest } = self.check(&packed)?;
         let (return_route, requested) = oneshot::channel();
         if sender.as_deref().is_some_and(|sender| self.parts.blocked.contains(sender)) {
             self.parts.metrics.message_received(BLOCKED);
@@ -152,9 +160,10 @@ impl Inbox {
         let may_open_first = origin == Origin::Post
             && matches!(attribution, Attribution::Resolvable { .. })
             && packed.len() <= MAX_OPENED_FIRST
+            && opens_here
             && self.opens_soon();
-        let envelope =
-            NewEnvelope { packed: packed.clone(), digest, recipient: recipient.clone(), sender, received, attribution };
+        let (stored, named) = (packed.clone(), recipient.clone());
+        let envelope = NewEnvelope { packed: stored, digest, recipient: named, sender, received, attribution, keys };
         let pending = PendingEnvelope { packed, recipient, received, quota_checked, ..PendingEnvelope::default() };
         let kept = match self.arrivals.note(envelope, may_open_first) {
             Arrived::New(arrival) => {
@@ -197,8 +206,11 @@ impl Inbox {
         pending: PendingEnvelope,
         return_route: oneshot::Sender<ReturnRouteRequest>,
     ) -> Result<Kept, StoreError> {
-        let ReceiveOutcome::Stored(id) = self.parts.store.inner().receive(envelope).await? else {
-            return Ok(Kept::Known);
+        let id = match self.parts.store.inner().receive(envelope).await? {
+            ReceiveOutcome::Stored(id) => id,
+            // Another node opens it.
+            ReceiveOutcome::HandedOver(_) => return Ok(Kept::InProgress),
+            ReceiveOutcome::AlreadyPending(_) | ReceiveOutcome::AlreadyProcessed => return Ok(Kept::Known),
         };
         let opening = Opening::stored(PendingEnvelope { id, ..pending });
         let queued = self.enqueue(Job { opening, return_route: Some(return_route) });
@@ -223,8 +235,8 @@ impl Inbox {
         self.keep(&arrival).await
     }
 
-    /// Makes every check that needs no private key. Returns our DID among the recipients, and the sender's DID if the
-    /// header names one.
+    /// Makes every check that needs no private key. Returns our DID among the recipients and our keys, and the sender's DID if
+    /// the header names one.
     fn check(&self, packed: &[u8]) -> Result<Addresses, Refusal> {
         let limit = self.parts.options.limits.bytes;
         if packed.len() > limit {
@@ -233,16 +245,25 @@ impl Inbox {
         let Envelope::Encrypted(jwe) = Envelope::parse(packed, &self.parts.options.limits)? else {
             return Err(Refusal::NotEncrypted);
         };
+        let own_dids = &self.parts.own_dids;
+        let held = own_dids.secrets().keys().borrow().clone();
+        let (mut recipient, mut keys, mut opens_here) = (None, Vec::new(), false);
         let (mut wrong_curve, mut may_be_own) = (None, false);
         for kid in jwe.recipient_kids() {
-            self.parts.own_dids.look_for(kid);
-            let Some((did, key)) = self.parts.own_dids.recipient(kid) else {
-                may_be_own |= did_of(kid).is_some_and(|did| self.parts.own_dids.may_be_own(did));
+            if !opens_here {
+                own_dids.look_for(kid);
+            }
+            let Some((did, key)) = own_dids.recipient(kid) else {
+                may_be_own |= did_of(kid).is_some_and(|did| own_dids.may_be_own(did));
                 continue;
             };
             if key.curve() == jwe.ephemeral_key().curve() {
-                let sender = jwe.sender_kid().and_then(did_of).map(str::to_owned);
-                return Ok(Addresses { recipient: did, sender, digest: jwe.digest() });
+                recipient.get_or_insert(did);
+                opens_here |= held.get(&key).is_some_and(|held| held.state == KeyState::Ready);
+                if keys.len() < MAX_KEYS {
+                    keys.push(ready_hash(&key.to_multikey()));
+                }
+                continue;
             }
             wrong_curve = Some(JoseError::CurveMismatch {
                 kid: kid.to_owned(),
@@ -250,7 +271,11 @@ impl Inbox {
                 expected: jwe.ephemeral_key().curve(),
             });
         }
-        Err(wrong_curve.map_or(Refusal::NotForUs { may_be_own }, Refusal::Malformed))
+        let Some(recipient) = recipient else {
+            return Err(wrong_curve.map_or(Refusal::NotForUs { may_be_own }, Refusal::Malformed));
+        };
+        let sender = jwe.sender_kid().and_then(did_of).map(str::to_owned);
+        Ok(Addresses { recipient, keys, opens_here, sender, digest: jwe.digest() })
     }
 
     /// Determines whose room an envelope takes. The sender is a claim, since the envelope is not opened yet: its DID as

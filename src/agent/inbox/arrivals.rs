@@ -104,6 +104,7 @@ mod tests {
             sender: None,
             received: 0,
             attribution: Attribution::Fetched,
+            keys: Vec::new(),
         };
         let is_new = |number, may| matches!(arrivals.note(envelope(number), may), Arrived::New(_));
         assert!(!is_new(1, true), "the digests in the store are not read yet");

@@ -36,7 +36,8 @@ impl Inbox {
         let mut state = arrival.state.lock().await;
         if let Stage::Unstored(envelope) = &state.stage {
             let (stage, known) = match self.parts.store.inner().receive(NewEnvelope::clone(envelope)).await? {
-                ReceiveOutcome::Stored(id) => (Stage::Stored(id), false),
+                // What is handed over is being opened here: whoever commits first has handled it.
+                ReceiveOutcome::Stored(id) | ReceiveOutcome::HandedOver(id) => (Stage::Stored(id), false),
                 ReceiveOutcome::AlreadyPending(id) => (Stage::Stored(id), true),
                 ReceiveOutcome::AlreadyProcessed => (Stage::Processed, true),
             };

@@ -92,7 +92,10 @@ impl Outbox {
     pub async fn try_now(self: &Arc<Self>, entry: &OutboxEntry) -> Result<(), StoreError> {
         let (outbox, peer, id) = (self.clone(), entry.peer.clone(), entry.id.clone());
         let claiming = async move {
-            outbox.parts.store.inner().claim_outgoing(&peer).await?;
+            // A node whose token is away sends nothing.
+            if outbox.parts.inbox.can_open_messages() {
+                outbox.parts.store.inner().claim_outgoing(&peer).await?;
+            }
             outbox.parts.wakeups.request(&peer, &id);
             Ok(())
         };
@@ -148,11 +151,12 @@ impl Outbox {
         claimed
     }
 
-    /// When the messages that wait for a peer elsewhere are claimed. `None` if there are none, or the peer has no return route
-    /// here.
+    /// When the messages that wait for a peer elsewhere are claimed. `None` if there are none, the peer has no return route here,
+    /// or no token here could pack them.
     pub(super) fn next_claim(&self, peer: &str) -> Option<Instant> {
         let now = Instant::now();
-        if self.waits_elsewhere(peer) && self.parts.routes.has_any_route(peer) {
+        let may_claim = self.waits_elsewhere(peer) && self.parts.routes.has_any_route(peer);
+        if may_claim && self.parts.inbox.can_open_messages() {
             return Some(self.claims.due(peer, now));
         }
         self.claims.settle(peer, now);

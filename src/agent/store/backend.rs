@@ -194,6 +194,13 @@ pub trait Store: Send + Sync + 'static {
         watch::channel(true).1
     }
 
+    /// Tells the other nodes what the tokens of this one have ready: the [hashes](super::types::ready_hash) of key agreement keys,
+    /// and of the DIDs that have one of them. Nothing if this node can open no message. Whatever a node cannot do and another
+    /// one can is handed over: envelopes, and waiting messages of a peer for whose senders the node has no key ready.
+    async fn show_ready(&self, _ready: &[i64]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Whether messages to a peer may wait for another node to send them, as far as this node knows.
     fn waits_elsewhere(&self, _peer: &str) -> bool {
         false

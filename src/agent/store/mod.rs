@@ -41,5 +41,5 @@ pub use types::{
     Attribution, Change, Commit, CommitOutcome, Delivery, DeliveryQuery, EventOfExpired, Expectation, ExpiredEnvelope,
     HandledMessage, Millis, NeededRoom, NewEnvelope, OutboxEntry, OutboxPosition, OutboxQuery, PeerQuota,
     PendingEnvelope, Postponement, ReceiveOutcome, Record, Retention, SendOutcome, SendState, Stranger, ThreadEntry,
-    ThreadPosition, UNREAD, Usage, digest_beginning,
+    ThreadPosition, UNREAD, Usage, digest_beginning, ready_hash,
 };

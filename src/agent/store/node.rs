@@ -29,7 +29,7 @@ pub enum Hint {
         /// The kind of the record.
         kind: String,
     },
-    /// Envelopes wait to be opened by this node, because the node that had received them has ended.
+    /// Envelopes wait to be opened by this node, because the node that had received them has ended, or cannot open them.
     Pending,
     /// This node has not heard of the others for a while: anything may have changed.
     Anything,

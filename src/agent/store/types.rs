@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::event::NewEvent;
 pub use super::expectation::{Expectation, NeededRoom, PeerQuota};
@@ -25,6 +26,14 @@ pub struct NewEnvelope {
     pub received: Millis,
     /// Whose room the envelope takes.
     pub attribution: Attribution,
+    /// The [hashes](ready_hash) of our keys that can open the envelope. Empty if they are not known.
+    pub keys: Vec<i64>,
+}
+
+/// Returns the hash of a key, as a multikey, or of a DID, by which nodes tell one another what their tokens have ready.
+pub fn ready_hash(name: &str) -> i64 {
+    let digest: [u8; 32] = Sha256::digest(name).into();
+    i64::from_be_bytes(digest_beginning(&digest).to_be_bytes())
 }
 
 /// Returns the beginning of a digest as a number, which tells whether an envelope may be known.
@@ -85,6 +94,8 @@ pub struct Postponement {
 pub enum ReceiveOutcome {
     /// The envelope is stored, with this id.
     Stored(i64),
+    /// The envelope is stored, with this id, and another node opens it: no token of this one has a key for it ready.
+    HandedOver(i64),
     /// The same envelope is pending, with this id.
     AlreadyPending(i64),
     /// The same envelope was handled or refused before.

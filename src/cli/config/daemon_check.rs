@@ -34,12 +34,14 @@ impl DaemonConfig {
         for (name, is_set, why) in [
             ("listen_url", self.store.listen_url.is_some(), "it is for a database behind a pooler"),
             ("node", self.store.node.is_some(), "only a database in PostgreSQL is shared by several agents"),
+            ("keys", !self.store.keys.is_empty(), "only a database in PostgreSQL is shared by several agents"),
             ("password_file", self.store.password_file.is_some(), "a file needs no password"),
         ] {
             if is_set && self.store.url.is_none() {
                 return Err(invalid(&format!("[store] has {name} without url: {why}")));
             }
         }
+        self.store.trusted_keys().map_err(|why| invalid(&format!("keys in [store]: {why}")))?;
         if self.store.strangers_percent > 100 || self.store.known_peer_percent > 100 {
             return Err(invalid("strangers_percent or known_peer_percent in [store] is more than 100"));
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use claviger::agent::store::StoreLimits;
+use claviger::{agent::store::StoreLimits, keys::PublicKey};
 use serde::Deserialize;
 
 /// The store: the database with received and outgoing messages.
@@ -24,6 +24,11 @@ pub struct StoreSection {
     /// The name of this agent among several that share the database of `url`: 1 to 32 characters of `a-z`, `0-9` and `-`. No two
     /// of them have the same name.
     pub node: Option<String>,
+    /// The key agreement keys, as multikeys, that tokens of other agents on the same database hold, if each agent has a token with
+    /// keys of its own (`claviger key list` prints them). Whoever uses one of these keys can open the whole store and replace its
+    /// key; without this, only keys in a token of this agent can. Its own keys may be among them, so that the list is the same
+    /// everywhere. For each key, this agent needs one on the same curve.
+    pub keys: Vec<String>,
     /// Bytes of received messages that wait to be unpacked, at most. Beyond this limit, no message is accepted.
     pub max_waiting_bytes: u64,
     /// Received messages for one of our DIDs that wait to be unpacked, at most.
@@ -78,6 +83,21 @@ pub struct StoreSection {
     pub max_events: u64,
 }
 
+impl StoreSection {
+    /// The keys that tokens of other agents hold.
+    ///
+    /// # Errors
+    /// What is wrong with the first that is none, for people.
+    pub fn trusted_keys(&self) -> Result<Vec<PublicKey>, String> {
+        let key = |text: &String| match PublicKey::from_multikey(text) {
+            Ok(key) if key.curve().supports_key_agreement() => Ok(key),
+            Ok(key) => Err(format!("{text} is on {}, which is no curve of key agreement keys", key.curve().name())),
+            Err(error) => Err(format!("{text:?} is not a multikey: {error}")),
+        };
+        self.keys.iter().map(key).collect()
+    }
+}
+
 impl Default for StoreSection {
     fn default() -> Self {
         let limits = StoreLimits::default();
@@ -87,6 +107,7 @@ impl Default for StoreSection {
             listen_url: None,
             password_file: None,
             node: None,
+            keys: Vec::new(),
             max_waiting_bytes: limits.max_envelope_bytes,
             max_waiting_for: limits.max_envelopes_for,
             max_waiting_bytes_for: limits.max_envelope_bytes_for,

@@ -23,7 +23,8 @@ use crate::cli::{
 };
 
 use super::{
-    key_maker::{DidKey, KeyMaker, document_builder},
+    key_maker::{DidKey, KeyMaker, OtherKey, document_builder},
+    other_keys::OtherKeys,
     webvh,
 };
 
@@ -32,6 +33,9 @@ use super::{
 /// Keys that are not given are made: X25519 and Ed25519 if the token has them, else P-256 for both. A YubiKey signs
 /// with P-256. A did:key is one P-256 key for both. A key that another DID of ours uses causes a warning, because
 /// whoever sees both DIDs can link them.
+///
+/// Several machines may serve a DID, each with a token of its own (docs/scale.md): --other-agreement and
+/// --other-authentication name keys in the tokens of the other machines.
 ///
 /// The document of a did:web has the keys `key-1`, `key-2` and so on; `claviger serve` serves the document. For a
 /// did:webvh one more key is made in the first token: an Ed25519 key that signs each entry of the log (`claviger did
@@ -59,6 +63,8 @@ pub struct Args {
     /// An authentication key; may be given several times
     #[arg(long, value_name = "KEY")]
     pub authentication: Vec<String>,
+    #[command(flatten)]
+    pub others: OtherKeys,
     /// The URI of a service endpoint: where peers send messages; may be given several times
     #[arg(long, value_name = "URI")]
     pub service: Vec<String>,
@@ -107,7 +113,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let made = make(args, config, out)?;
     let is_served = reload_own_dids(config);
     if is_served {
-        warn_of_unseen_keys(&made.document, config, out);
+        warn_of_unseen_keys(&made, config, out);
     }
     print(&made, is_served, out)
 }
@@ -123,7 +129,11 @@ pub fn make(args: &Args, config: &Config, out: &Out) -> Result<CreatedDid, Failu
             Failure::usage("bad-arguments", "a did:key has no services").hint("a did:peer:2 has: --method peer:2")
         );
     }
-    let given = args.given_keys()?;
+    let (given, others) = (args.given_keys()?, args.others.all()?);
+    if args.method == Method::Key && !others.is_empty() {
+        return Err(Failure::usage("bad-arguments", "a did:key is one key, in one token")
+            .hint("--method peer:2 has keys in several tokens"));
+    }
     let routing_keys = routing_keys(&args.routing_key)?;
     let configured = args.tokens(config)?;
     let own = OwnDids::load(config)?;
@@ -142,9 +152,9 @@ pub fn make(args: &Args, config: &Config, out: &Out) -> Result<CreatedDid, Failu
         let services: Vec<Service> =
             args.service.iter().map(|uri| Service::didcomm(uri, routing_keys.iter().cloned())).collect();
         if args.method == Method::Webvh {
-            return webvh::create(config, &mut maker, web.as_deref().unwrap_or_default(), keys, &services);
+            return webvh::create(config, &mut maker, web.as_deref().unwrap_or_default(), (keys, &others), &services);
         }
-        let document = document(args.method, web.as_deref(), &keys, &services)?;
+        let document = document(args.method, web.as_deref(), (&keys, &others), &services)?;
         // Do not store a document that is too large to be read again.
         Document::from_value(document.as_value().clone())
             .map_err(|error| Failure::new("did-not-made", format!("the DID cannot be used: {error}")))?;
@@ -191,6 +201,7 @@ impl Args {
             token: tokens.to_vec(),
             agreement: Vec::new(),
             authentication: Vec::new(),
+            others: OtherKeys::default(),
             service: services,
             routing_key: Vec::new(),
             name: None,
@@ -319,18 +330,25 @@ fn single_key(maker: &mut KeyMaker, mut chosen: Vec<DidKey>) -> Result<Vec<DidKe
     Ok(chosen)
 }
 
-fn document(method: Method, web: Option<&str>, keys: &[DidKey], services: &[Service]) -> Result<Document, Failure> {
+fn document(
+    method: Method,
+    web: Option<&str>,
+    (keys, others): (&[DidKey], &[OtherKey]),
+    services: &[Service],
+) -> Result<Document, Failure> {
     match method {
         Method::Key => Ok(key::create(&keys[0].held.public)),
         Method::Peer2 => {
             let each = keys.iter().flat_map(|chosen| {
                 chosen.relationships.iter().map(|relationship| (*relationship, chosen.held.public.clone()))
             });
-            Ok(peer::create_2(&each.collect::<Vec<_>>(), services)?)
+            let mut each: Vec<_> = each.chain(others.iter().cloned()).collect();
+            each.sort_by_key(|(relationship, _)| *relationship != Relationship::KeyAgreement);
+            Ok(peer::create_2(&each, services)?)
         }
-        Method::Peer4 => Ok(peer::create_4(&document_builder(keys, services).input())?.long),
+        Method::Peer4 => Ok(peer::create_4(&document_builder(keys, others, services).input())?.long),
         Method::Web | Method::Webvh => {
-            let built = document_builder(keys, services).build(web.unwrap_or_default());
+            let built = document_builder(keys, others, services).build(web.unwrap_or_default());
             built.map_err(|error| Failure::new("did-not-made", format!("the DID cannot be made: {error}")))
         }
     }
@@ -384,15 +402,21 @@ fn print(CreatedDid { document, keys }: &CreatedDid, is_served: bool, out: &Out)
 
 /// How many keys of a DID of ours the running agent has not seen. `status` is its answer to `/v1/tokens/status`.
 pub fn unseen_keys(document: &Document, status: &Value) -> usize {
-    let missing: Vec<&str> = status["missing"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let missing = missing_ids(status);
     document.all_methods().iter().filter(|method| missing.contains(&method.id.as_str())).count()
 }
 
-/// Warns if the running agent has not seen keys of the new DID: it was started before their token was configured.
-fn warn_of_unseen_keys(document: &Document, config: &Config, out: &Out) {
+fn missing_ids(status: &Value) -> Vec<&str> {
+    status["missing"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// Warns if the running agent has not seen keys of the new DID: it was started before their token was configured. It does not see
+/// those that tokens of other machines hold.
+fn warn_of_unseen_keys(CreatedDid { document, keys }: &CreatedDid, config: &Config, out: &Out) {
     let status = AgentClient::new(config).and_then(|client| block_on(client.get::<Value>("/v1/tokens/status")));
     let Ok(status) = status else { return };
-    let missing = unseen_keys(document, &status);
+    let ids = keys.iter().flat_map(|key| key_ids(std::slice::from_ref(document), &key.held.public));
+    let missing = ids.filter(|id| missing_ids(&status).contains(&id.as_str())).count();
     if missing > 0 {
         out.warn(&format!(
             "the running agent has not seen {} of this DID, so it cannot read messages to it: it serves the tokens that its \

@@ -27,11 +27,16 @@ impl DidKey {
     }
 }
 
+/// A key in a token of another machine, and its relationship.
+pub type OtherKey = (Relationship, PublicKey);
+
 /// A document builder with these keys, which get the fragments `key-1`, `key-2` and so on.
-pub fn document_builder(keys: &[DidKey], services: &[Service]) -> DocumentBuilder {
+pub fn document_builder(keys: &[DidKey], others: &[OtherKey], services: &[Service]) -> DocumentBuilder {
+    let own = keys.iter().map(|key| (&key.held.public, &key.relationships[..]));
+    let others = others.iter().map(|(relationship, key)| (key, std::slice::from_ref(relationship)));
     let mut builder = Document::builder();
-    for (index, key) in keys.iter().enumerate() {
-        builder = builder.method(&format!("key-{}", index + 1), &key.held.public, &key.relationships);
+    for (index, (key, relationships)) in own.chain(others).enumerate() {
+        builder = builder.method(&format!("key-{}", index + 1), key, relationships);
     }
     services.iter().cloned().fold(builder, DocumentBuilder::service)
 }

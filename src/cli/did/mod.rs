@@ -3,6 +3,7 @@
 pub mod create;
 mod key_maker;
 mod list;
+mod other_keys;
 mod resolve;
 mod retire;
 mod rotate;

@@ -13,7 +13,7 @@ use claviger::{
     secrets::{HeldKey, KeyUse, SignRequest, Signature},
 };
 
-use super::webvh;
+use super::{other_keys::OtherKeys, webvh};
 use crate::cli::{
     agent_client::reload_own_dids,
     arguments::{check_own_did, routing_keys},
@@ -33,6 +33,9 @@ use crate::cli::{
 /// `claviger key generate` makes keys. Name the former agreement key beside the new one for as long as peers may know
 /// the former document, which is ten minutes for other Claviger agents.
 ///
+/// Several machines may serve a DID with a token each (docs/scale.md): name the keys of the other machines with
+/// --other-agreement and --other-authentication, and copy the document to each machine.
+///
 /// A change of a did:webvh is a new entry of its log. A key in the token signs the entry, in the role of a custodian:
 /// an agent may not sign it. The running agent serves the new document at once.
 #[derive(clap::Args)]
@@ -46,6 +49,8 @@ pub struct Args {
     /// An authentication key; may be given several times
     #[arg(long, value_name = "KEY")]
     authentication: Vec<String>,
+    #[command(flatten)]
+    others: OtherKeys,
     /// The URI of a service endpoint: where peers send messages; may be given several times
     #[arg(long, value_name = "URI")]
     service: Vec<String>,
@@ -208,10 +213,15 @@ impl Args {
         let given =
             [(Relationship::KeyAgreement, &self.agreement), (Relationship::Authentication, &self.authentication)];
         for (relationship, names) in given {
-            let keys = match names.is_empty() {
+            let mut keys: Vec<PublicKey> = match names.is_empty() {
                 true => old.methods(relationship).filter_map(|method| method.key.clone().ok()).collect(),
                 false => held_keys(own, config, names, relationship)?,
             };
+            for other in self.others.of(relationship)? {
+                if !keys.contains(&other) {
+                    keys.push(other);
+                }
+            }
             for key in keys {
                 if let Some(method) = methods.iter_mut().find(|method| method.key == key) {
                     method.relationships.push(relationship);

@@ -10,7 +10,7 @@ use claviger::{
     secrets::{SignRequest, Signature},
 };
 
-use super::key_maker::{DidKey, KeyMaker, document_builder};
+use super::key_maker::{DidKey, KeyMaker, OtherKey, document_builder};
 use crate::cli::{config::Config, failure::Failure, output::short, state_dir::StateDir};
 
 /// Makes a did:webvh with the host and path of this did:web: makes its update key, and stores its log with one entry.
@@ -18,12 +18,12 @@ pub fn create(
     config: &Config,
     maker: &mut KeyMaker,
     web_did: &str,
-    mut keys: Vec<DidKey>,
+    (mut keys, others): (Vec<DidKey>, &[OtherKey]),
     services: &[Service],
 ) -> Result<(Document, Vec<DidKey>), Failure> {
     let update = maker.make_update_key(host_and_path(web_did))?;
     maker.prove(config, &[DidKey { held: update.clone(), relationships: Vec::new() }])?;
-    let built = document_builder(&keys, services);
+    let built = document_builder(&keys, others, services);
     let draft = EntryDraft::first(host_and_path(web_did), &update.public, |did| built.draft(did), SystemTime::now());
     let line = sign_entry(draft, |what| maker.sign(config, &update.public, what))?;
     let log = OwnLog::read(format!("{line}\n"))?;

@@ -2,6 +2,8 @@
 //! what only the leading node does.
 
 mod claims;
+#[cfg(feature = "postgres")]
+mod own_tokens;
 
 use std::{
     sync::{

@@ -32,6 +32,7 @@ pub fn new_envelope(number: u64) -> NewEnvelope {
         sender: None,
         received: now(),
         attribution: Attribution::Fetched,
+        keys: Vec::new(),
     }
 }
 

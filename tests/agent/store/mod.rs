@@ -20,6 +20,8 @@ mod disk;
 mod envelopes;
 mod events;
 mod fixtures;
+#[cfg(feature = "postgres")]
+mod handover;
 mod messages;
 mod model;
 #[cfg(feature = "postgres")]
@@ -29,7 +31,7 @@ mod nodes;
 #[cfg(feature = "postgres")]
 mod pooler;
 #[cfg(feature = "postgres")]
-mod postgres;
+pub mod postgres;
 mod quotas;
 mod records;
 mod retention;

@@ -404,7 +404,7 @@ async fn a_newer_schema_is_refused() {
     location.try_open().await.unwrap().close().await.unwrap();
     location.sql("UPDATE claviger SET value = 98 WHERE name = 'readable_from'");
     let refused = location.try_open().await.err();
-    assert!(matches!(refused, Some(StoreError::TooNew { found: 99, known: 2 })), "{refused:?}");
+    assert!(matches!(refused, Some(StoreError::TooNew { found: 99, known: 3 })), "{refused:?}");
     assert_eq!(location.sql("SELECT value FROM claviger WHERE name = 'schema'"), "99");
 }
 

@@ -35,7 +35,7 @@ async fn nodes_take_over_a_database_of_the_release_before() {
     let note = "INSERT INTO claviger (name, value) VALUES ('schema', 1)";
     location.sql(&format!("SET ROLE agent; {SCHEMA_1}; {note}; {LEFT}"));
     let a = node(&location, "a").await;
-    assert_eq!(location.sql("SELECT value FROM claviger WHERE name = 'schema'"), "2");
+    assert_eq!(location.sql("SELECT value FROM claviger WHERE name = 'schema'"), "3");
     assert_eq!(pending_ids(&*a).await.len(), 1);
     assert_eq!(a.outbox_entries("did:example:bob", &[], &[], 9).await.unwrap().len(), 1);
     a.close().await.unwrap();
@@ -91,7 +91,7 @@ async fn a_later_release_migrates_under_load() {
             "SELECT pg_advisory_xact_lock(1131176311, (current_schema()::regnamespace::oid::int8 & 2147483647)::int4)";
         migrating.sql(&format!(
             "BEGIN; {lock}; ALTER TABLE deliveries ADD COLUMN later INT8; ALTER TABLE envelopes ADD COLUMN later INT8;
-            CREATE INDEX outgoing_later ON outgoing (time); UPDATE claviger SET value = 3 WHERE name = 'schema'; COMMIT"
+            CREATE INDEX outgoing_later ON outgoing (time); UPDATE claviger SET value = 4 WHERE name = 'schema'; COMMIT"
         ));
     };
     tokio::task::spawn_blocking(migrate).await.unwrap();

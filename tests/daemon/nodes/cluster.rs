@@ -37,8 +37,10 @@ pub struct Cluster {
     pub database: Host,
     server: Server,
     name: String,
-    /// The home that the nodes' homes are copies of.
-    home: Home,
+    /// The homes that the nodes' homes are copies of: one for all, or one for each, with a token of its own.
+    homes: Vec<Home>,
+    /// The settings in `[store]` that all have, beside those of the database.
+    store_settings: String,
     started: AtomicUsize,
     /// Whether there may be several nodes. A single daemon has the database to itself.
     has_nodes: bool,
@@ -49,15 +51,43 @@ impl Cluster {
     /// Starts the database and the round robin for at most `most` nodes. Returns none if PostgreSQL or SoftHSM is missing.
     pub fn new(most: usize) -> Option<Self> {
         let home = Home::with_token()?;
+        let did = home.create_did(&format!("--method peer:2 --service http://{HERE}:{PUBLIC_PORT}"));
+        Self::start(most, did, vec![home], String::new())
+    }
+
+    /// Starts the same for nodes with a token each. The DID has keys of each token.
+    pub fn with_own_tokens(most: usize) -> Option<Self> {
+        let homes = (0..most).map(|_| Home::with_token()).collect::<Option<Vec<_>>>()?;
+        let mut others = String::new();
+        let mut keys = Vec::new();
+        for home in &homes[1..] {
+            let make = |algorithm: &str| {
+                let made = home.run(&format!("--json key generate --alg {algorithm}")).json();
+                made["key"].as_str().unwrap().to_owned()
+            };
+            let (agreement, authentication) = (make("X25519"), make("Ed25519"));
+            others += &format!(" --other-agreement {agreement} --other-authentication {authentication}");
+            keys.push(agreement);
+        }
+        let service = format!("--service http://{HERE}:{PUBLIC_PORT}");
+        let made = homes[0].run(&format!("--json did create --method peer:2 {service}{others}")).json();
+        let agreement = made["keys"].as_array().unwrap().iter().find(|key| key["algorithm"] == "X25519").unwrap();
+        keys.push(agreement["key"].as_str().unwrap().to_owned());
+        for home in &homes[1..] {
+            copy_folder(&homes[0].path().join("state"), &home.path().join("state"));
+        }
+        Self::start(most, made["did"].as_str().unwrap().to_owned(), homes, format!("keys = {keys:?}\n"))
+    }
+
+    fn start(most: usize, did: String, homes: Vec<Home>, store_settings: String) -> Option<Self> {
         let database = Host::new("database", 2);
         let server = Server::start_at(&database.address, &database.enter())?;
         database.isolate();
         let name = server.database();
         let addresses = (0..most).map(|node| format!("{}:{PORT}", address(node))).collect();
         let round_robin = RoundRobin::start(PUBLIC_PORT, addresses);
-        let did = home.create_did(&format!("--method peer:2 --service http://{HERE}:{PUBLIC_PORT}"));
         let (started, has_nodes) = (AtomicUsize::new(0), most > 1);
-        Some(Self { did, database, server, name, home, started, has_nodes, _round_robin: round_robin })
+        Some(Self { did, database, server, name, homes, store_settings, started, has_nodes, _round_robin: round_robin })
     }
 
     /// Starts the next daemon, which joins the others.
@@ -65,12 +95,12 @@ impl Cluster {
         let number = self.started.fetch_add(1, Ordering::SeqCst);
         let name = char::from(b'a' + u8::try_from(number).unwrap()).to_string();
         let host = Host::new(&name, last_part(number));
-        let home = Home::new();
+        let (home, source) = (Home::new(), &self.homes[number % self.homes.len()]);
         fs::remove_dir(home.path().join("tokens")).unwrap();
         for folder in ["tokens", "state"] {
-            copy_folder(&self.home.path().join(folder), &home.path().join(folder));
+            copy_folder(&source.path().join(folder), &home.path().join(folder));
         }
-        fs::copy(self.home.path().join("user.pin"), home.path().join("user.pin")).unwrap();
+        fs::copy(source.path().join("user.pin"), home.path().join("user.pin")).unwrap();
         home.configure(&softhsm_module().expect("it was there"), &self.settings(&host));
         write_with_mode(&home, "store.password", PASSWORD, 0o600);
         let mut node = Node { host, home, child: None };
@@ -83,10 +113,11 @@ impl Cluster {
         let Host { name, address, .. } = host;
         let certificate = self.server.certificate();
         let node = if self.has_nodes { format!("node = \"{name}\"\n") } else { String::new() };
+        let more = &self.store_settings;
         format!(
             "[http]\nlisten = \"{address}:{PORT}\"\npublic_url = \"http://{HERE}:{PUBLIC_PORT}\"\n\
              [net]\nallow_private = [\"{NETWORK}\"]\nca = \"{}\"\n\
-             [store]\nurl = \"{}\"\npassword_file = \"store.password\"\n{node}\
+             [store]\nurl = \"{}\"\npassword_file = \"store.password\"\n{node}{more}\
              max_unread_from = 1_000_000\nmax_replies_to = 100_000\n",
             certificate.display(),
             self.server.url_at(&self.database.address, &self.name),
@@ -175,6 +206,23 @@ impl Node {
             thread::sleep(Duration::from_millis(10));
         }
         begun.elapsed()
+    }
+
+    /// Takes the token away, or brings it back.
+    pub fn set_token_away(&self, away: bool) {
+        let [here, elsewhere] = ["tokens", "tokens.away"].map(|name| self.home.path().join(name));
+        match away {
+            true => {
+                fs::rename(&here, &elsewhere).unwrap();
+                fs::create_dir(&here).unwrap();
+            }
+            false => {
+                fs::remove_dir_all(&here).unwrap();
+                fs::rename(&elsewhere, &here).unwrap();
+            }
+        }
+        // SoftHSM looks at its folder when it begins.
+        self.kill_keepers();
     }
 
     pub fn kill_keepers(&self) {

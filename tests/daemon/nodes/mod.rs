@@ -20,7 +20,7 @@ use std::{
 };
 
 use self::{
-    cluster::{Cluster, Node},
+    cluster::{Cluster, Node, status},
     exchange::Exchange,
     network::{Cut, in_own_network},
     troubles::{Figures, SLEEP, trouble, trouble_database},
@@ -82,6 +82,34 @@ fn a_node_that_slept_changes_nothing() {
         let exchange = Exchange::start(&cluster, &nodes, &mut Random::new());
         exchange.wait_for_progress(20, TAKE_OVER);
         nodes[0].sleep(SLEEP);
+        exchange.wait_for_progress(20, TAKE_OVER);
+        exchange.finish(&mut nodes);
+    });
+}
+
+/// Each node has a token of its own, and the DID has keys of both. The token of one is away for a while.
+#[test]
+fn nodes_with_a_token_each_do_the_work_of_one_another() {
+    in_own_network(|| {
+        let Some(cluster) = Cluster::with_own_tokens(2) else { return };
+        let mut nodes: Vec<Node> = (0..2).map(|_| cluster.join()).collect();
+        let exchange = Exchange::start(&cluster, &nodes, &mut Random::new());
+        exchange.wait_for_progress(20, TAKE_OVER);
+        nodes[0].set_token_away(true);
+        let leads = |node: &Node| {
+            let status = status(&node.api()).unwrap_or_default();
+            let nodes = status["nodes"].as_array().into_iter().flatten();
+            nodes.filter(|node| node["this"] == true).any(|node| node["leads"] == true)
+        };
+        let until = Instant::now() + TAKE_OVER;
+        while !leads(&nodes[1]) || leads(&nodes[0]) {
+            assert!(Instant::now() < until, "the node with a token does not lead\n{}", nodes[0].log());
+            thread::sleep(Duration::from_millis(100));
+        }
+        // Peers and applications go on to use both.
+        exchange.wait_for_progress(50, TAKE_OVER);
+        nodes[0].set_token_away(false);
+        nodes[0].wait_until_ready();
         exchange.wait_for_progress(20, TAKE_OVER);
         exchange.finish(&mut nodes);
     });

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use super::{
+    handover::hand_over,
     locks::is_node_locked,
     request::Outcome,
     session::{Parameters, params},
@@ -30,6 +31,7 @@ pub(super) async fn beat(db: &Db<'_>) -> Outcome<()> {
     if !ended.is_empty() {
         tracing::info!(node = node.name(), ended = ended.len(), "work of ended nodes taken over");
         adopt(db).await?;
+        hand_over(db).await?;
     }
     if *node.leads().borrow() {
         let forget = "DELETE FROM node_log WHERE number <= (SELECT min(heard) FROM nodes WHERE ended IS NULL)";

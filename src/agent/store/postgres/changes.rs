@@ -3,7 +3,9 @@
 
 use super::{
     envelopes::{self, Arrival},
-    events, queries, records,
+    events,
+    handover::needed_to_send,
+    queries, records,
     recount::{count_deliveries, count_outgoing},
     request::{Outcome, Rollback},
     rows::{self, OUTGOING, SEQUENCE, state_number},
@@ -148,7 +150,7 @@ async fn send(db: &Db<'_>, entry: &OutboxEntry) -> Result<(), tokio_postgres::Er
             problem, to_stranger, by_application, sealed, node)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
     // No other request of the batch comes between this and the count.
-    let node = sending_node(db, peer);
+    let node = sending_node(db, peer, sender);
     let [id, message, thread, kind, sender] = [id, message, thread, kind, sender].map(|text| stored(text));
     let parameters = params![
         id,
@@ -175,12 +177,13 @@ async fn send(db: &Db<'_>, entry: &OutboxEntry) -> Result<(), tokio_postgres::Er
     db.execute(insert, parameters).await.map(drop)
 }
 
-/// Returns the node that sends the messages for a peer: the one that has waiting messages for the peer, else this one. `None` if
-/// this agent has the database for itself.
-fn sending_node(db: &Db<'_>, peer: &str) -> Option<i64> {
-    let worker = db.node().worker()?;
+/// Returns the node that sends the messages for a peer: the one that has waiting messages for the peer, else this one, or one
+/// that has a key of the sender ready. `None` if this agent has the database for itself.
+fn sending_node(db: &Db<'_>, peer: &str, sender: &str) -> Option<i64> {
+    let this = db.node().worker()?;
     let sends = |node: &i64| db.count(&Counter::UnsentBy(*node, peer.to_owned())).number > 0;
-    Some(db.node().nodes().into_iter().find(sends).unwrap_or(worker))
+    let has_waiting = db.node().nodes().into_iter().find(sends);
+    has_waiting.or_else(|| db.node().worker_for(&needed_to_send(sender))).or(Some(this))
 }
 
 pub(super) async fn acknowledge(db: &Db<'_>, ids: &[String]) -> Outcome<usize> {

@@ -36,15 +36,32 @@ pub(super) async fn receive(db: &Db<'_>, envelope: &NewEnvelope) -> Outcome<Rece
     // The room is taken before other requests of the batch look at it.
     let size = Count::of(1, packed.len() as i64);
     db.add(|counts| count_envelopes(counts, recipient, unresolved, named_peer.clone(), size));
-    let insert = "INSERT INTO envelopes (digest, recipient, received, packed, charged, unresolved, named_peer, node)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id";
+    let insert =
+        "INSERT INTO envelopes (digest, recipient, received, packed, charged, unresolved, named_peer, node, keys)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
     let quota_checked = envelope.sender.is_some();
     let named_peer = named_peer.as_deref().map(stored);
-    let node = db.node().worker().unwrap_or(0);
-    let parameters =
-        params![&digest[..], stored(recipient), received, packed, quota_checked, unresolved, named_peer, node];
+    let node = db.node().worker_for(&envelope.keys);
+    let keys = Some(&envelope.keys).filter(|keys| !keys.is_empty());
+    let parameters = params![
+        &digest[..],
+        stored(recipient),
+        received,
+        packed,
+        quota_checked,
+        unresolved,
+        named_peer,
+        node.unwrap_or(0),
+        keys,
+    ];
     match db.change(insert, parameters).await?.pop() {
-        Some(row) => Ok(ReceiveOutcome::Stored(row.try_get(0)?)),
+        Some(row) => match node.filter(|node| *node != db.node().number()) {
+            None => Ok(ReceiveOutcome::Stored(row.try_get(0)?)),
+            Some(other) => {
+                db.tell(|entry| entry.given(other, false));
+                Ok(ReceiveOutcome::HandedOver(row.try_get(0)?))
+            }
+        },
         None => Err(Rollback::Error(StoreError::Unusable("has a rule or trigger for envelopes".to_owned()))),
     }
 }

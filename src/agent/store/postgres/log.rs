@@ -27,6 +27,8 @@ pub(super) struct Entry {
     kinds: BTreeSet<String>,
     /// The node that has taken over envelopes of another one.
     adopted_by: Option<i64>,
+    /// The nodes that were given envelopes by others.
+    given_to: BTreeSet<i64>,
     /// The nodes that send new messages, or messages that they have taken over, with the peers.
     outgoing: BTreeSet<(i64, String)>,
     /// Whether this transaction has taken over something. The agent hears of it like another one's.
@@ -72,6 +74,12 @@ impl Entry {
         self.has_taken = true;
     }
 
+    /// Envelopes are handed over to another node, or to this one.
+    pub fn given(&mut self, to: i64, is_this: bool) {
+        self.given_to.insert(to);
+        self.has_taken |= is_this;
+    }
+
     /// Whether this transaction has taken over what another node had.
     pub fn has_taken(&self) -> bool {
         self.has_taken
@@ -84,7 +92,8 @@ impl Entry {
         let delivered = self.deliveries.iter().map(|id| Hint::Delivered { id: id.clone() });
         let recorded = self.has_event.then_some(Hint::Recorded);
         let changed = self.kinds.iter().map(|kind| Hint::Changed { kind: kind.clone() });
-        let pending = (self.adopted_by == Some(node)).then_some(Hint::Pending);
+        let has_pending = self.adopted_by == Some(node) || self.given_to.contains(&node);
+        let pending = has_pending.then_some(Hint::Pending);
         outgoing.chain(delivered).chain(recorded).chain(changed).chain(pending).collect()
     }
 }
@@ -105,6 +114,7 @@ mod tests {
         entry.delivered("d1");
         entry.changed("blocked");
         entry.adopted(7);
+        entry.given(9, false);
         let text = serde_json::to_string(&entry).unwrap();
         let read: Entry = serde_json::from_str(&text).unwrap();
         assert!(entry.has_taken() && !read.has_taken());
@@ -113,7 +123,8 @@ mod tests {
         let (delivered, changed) =
             (Hint::Delivered { id: "d1".to_owned() }, Hint::Changed { kind: "blocked".to_owned() });
         assert_eq!(read.hints(7), [outgoing(true), delivered.clone(), changed.clone(), Hint::Pending]);
-        assert_eq!(read.hints(8), [outgoing(false), delivered, changed]);
+        assert_eq!(read.hints(8), [outgoing(false), delivered.clone(), changed.clone()]);
+        assert_eq!(read.hints(9), [outgoing(false), delivered, changed, Hint::Pending]);
         // A later release may tell more.
         let later = r#"{"counts":[["Pending",[1,2]],["Unheard",[1,2]],[{"Unheard":"x"},[1,2]]],"more":{}}"#;
         let mut known = Counts::default();

@@ -19,6 +19,7 @@ mod cursors;
 mod envelopes;
 mod errors;
 mod events;
+mod handover;
 mod locks;
 mod log;
 mod node;
@@ -28,6 +29,7 @@ mod parameter;
 mod pool;
 mod pooler;
 mod queries;
+mod readiness;
 mod records;
 mod recount;
 mod request;
@@ -430,6 +432,15 @@ impl Store for PostgresStore {
 
     fn leads(&self) -> watch::Receiver<bool> {
         self.node.leads()
+    }
+
+    async fn show_ready(&self, ready: &[i64]) -> Result<(), StoreError> {
+        if !self.node.is_shared() {
+            return self.check_open();
+        }
+        // A node that joins again shows it, too.
+        self.node.set_ready(ready);
+        self.write(Keys::All, (), |db, ()| Box::pin(handover::show_ready(db))).await
     }
 
     fn waits_elsewhere(&self, peer: &str) -> bool {

@@ -10,6 +10,7 @@ use std::{
 
 use tokio::sync::watch;
 
+use super::readiness::{Readiness, Shown};
 use crate::agent::store::node::{Hint, HintListener};
 
 /// How long a node may be without its lock before it has ended: after a failure of the server it needs a moment to connect
@@ -32,6 +33,10 @@ pub(super) struct Node {
     unlocked: Mutex<Vec<(i64, Instant)>>,
     /// Whether the lease was over when the last transaction began.
     was_late: AtomicBool,
+    /// What the tokens of this node have ready, as the agent wants it shown.
+    ready: Mutex<Vec<i64>>,
+    /// What the tokens of all nodes have ready.
+    readiness: Mutex<Readiness>,
     leads: watch::Sender<bool>,
     listener: Mutex<Option<HintListener>>,
 }
@@ -46,6 +51,8 @@ impl Node {
             nodes: Mutex::default(),
             unlocked: Mutex::default(),
             was_late: AtomicBool::new(false),
+            ready: Mutex::default(),
+            readiness: Mutex::default(),
             // The only agent leads, whether the database can be reached or not.
             leads: watch::Sender::new(name.is_none()),
             listener: Mutex::default(),
@@ -108,8 +115,44 @@ impl Node {
     pub fn note_nodes(&self, nodes: Vec<i64>, living: &[i64]) {
         *self.lock_nodes() = nodes;
         self.was_late.store(!living.contains(&self.number()), Ordering::Relaxed);
-        let leads = living.first() == Some(&self.number());
+        let leads = self.readiness().note_living(living) == Some(self.number());
         self.leads.send_if_modified(|now| std::mem::replace(now, leads) != leads);
+    }
+
+    /// Sets what the tokens of this node have ready, as the others are to see it.
+    pub fn set_ready(&self, ready: &[i64]) {
+        *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = ready.to_vec();
+    }
+
+    /// What the tokens of this node have ready.
+    pub fn ready(&self) -> Vec<i64> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it is known what the nodes show in these versions.
+    pub fn knows_ready(&self, nodes: &[i64], versions: &[i64]) -> bool {
+        self.readiness().is_of(nodes, versions)
+    }
+
+    /// Notes what all nodes show.
+    pub fn note_ready(&self, all: Vec<Shown>) {
+        self.readiness().replace(all);
+    }
+
+    /// Notes what this node shows from now on.
+    pub fn note_own_ready(&self, shown: Shown) {
+        self.readiness().insert(shown);
+    }
+
+    /// The node that works on something for which one of these is needed: this one, unless it has none of them ready and another
+    /// one has. `None` if the agent has the database for itself.
+    pub fn worker_for(&self, needed: &[i64]) -> Option<i64> {
+        let this = self.worker()?;
+        Some(self.readiness().taker(this, needed).unwrap_or(this))
+    }
+
+    fn readiness(&self) -> MutexGuard<'_, Readiness> {
+        self.readiness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the lease was over when the last transaction began.

@@ -21,11 +21,13 @@ use super::{
     adoption::adopt,
     cursors,
     errors::store_error,
+    handover::hand_over,
     locks::{MIGRATION_LOCK, OWNER_LOCK, SCHEMA_NUMBER, TRANSACTION_LOCK, is_node_locked, node_lock},
     log::Entry,
     node::Node,
     options::PostgresOptions,
     pooler,
+    readiness::{SHOWN, shown},
     recount::recount,
     schema,
     session::{LEAVES, Parameters, Session, params},
@@ -96,7 +98,8 @@ impl Owned {
         let live = format!(
             "UPDATE nodes SET batch = $2, heard = $3, lease = {LEASE} WHERE number = $1 AND ended IS NULL
             RETURNING ARRAY(SELECT number FROM nodes WHERE ended IS NULL ORDER BY number),
-                ARRAY(SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() ORDER BY number)"
+                ARRAY(SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() ORDER BY number),
+                ARRAY(SELECT ready_version FROM nodes WHERE ended IS NULL ORDER BY number)"
         );
         let (number, batch, heard) = (self.node.number(), self.node.next_batch(), self.node.heard());
         let parameters: Parameters<'_> = params![number, batch, heard];
@@ -111,7 +114,11 @@ impl Owned {
             }
         };
         let Some(row) = row else { return Ok(None) };
-        self.node.note_nodes(row.get(0), &row.get::<_, Vec<i64>>(1));
+        let (nodes, living, versions): (Vec<i64>, Vec<i64>, Vec<i64>) = (row.get(0), row.get(1), row.get(2));
+        if !self.node.knows_ready(&nodes, &versions) {
+            self.node.note_ready(shown(&self.session.all(SHOWN, &[]).await?)?);
+        }
+        self.node.note_nodes(nodes, &living);
         Ok(Some(batch))
     }
 
@@ -340,6 +347,7 @@ async fn take_over(session: &Session, totals: &Totals, node: &Node) -> Result<()
     let limits = StoreLimits::default();
     let transaction = Transaction::new(session, totals, &limits, node);
     adopt(&transaction.request()).await.map_err(store_error)?;
+    hand_over(&transaction.request()).await.map_err(store_error)?;
     let entry = transaction.changes();
     if !entry.is_empty() {
         note(session, node, &entry).await.map_err(store_error)?;
@@ -367,8 +375,9 @@ async fn stays(lock: &Session, session: &Session, node: &Node) -> Result<bool, E
     if number == 0 || !has_node_lock(lock, node, number).await? {
         return Ok(false);
     }
-    let live = format!("UPDATE nodes SET lease = {LEASE} WHERE number = $1 AND ended IS NULL");
-    Ok(session.execute(&live, params![number]).await? == 1)
+    let live =
+        format!("UPDATE nodes SET lease = {LEASE}, ready = $2, ready_version = $3 WHERE number = $1 AND ended IS NULL");
+    Ok(session.execute(&live, params![number, node.ready(), node.next_batch()]).await? == 1)
 }
 
 /// Takes the lock of a node. The only agent needs none.
@@ -396,11 +405,12 @@ async fn enter(lock: &Session, session: &Session, node: &Node) -> Result<i64, St
         return Err(error);
     }
     let enter = format!(
-        "INSERT INTO nodes (name, release, lease, heard)
-        SELECT name, $2, {LEASE}, (SELECT coalesce(max(number), 0) FROM node_log) FROM (SELECT $1::text AS name) AS new
-        RETURNING number"
+        "INSERT INTO nodes (name, release, lease, heard, ready, ready_version)
+        SELECT name, $2, {LEASE}, (SELECT coalesce(max(number), 0) FROM node_log), $3, $4
+        FROM (SELECT $1::text AS name) AS new RETURNING number"
     );
-    let row = session.first(&enter, params![node.name(), env!("CARGO_PKG_VERSION")]).await.map_err(store_error)?;
+    let parameters: Parameters<'_> = params![node.name(), env!("CARGO_PKG_VERSION"), node.ready(), node.next_batch()];
+    let row = session.first(&enter, parameters).await.map_err(store_error)?;
     let number = row.map_or(0, |row| row.get(0));
     if !has_node_lock(lock, node, number).await.map_err(store_error)? {
         let _ = session.run("ROLLBACK").await;

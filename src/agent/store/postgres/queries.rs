@@ -66,8 +66,11 @@ pub(super) async fn pending_envelopes(
 
 /// The nodes that share the database, oldest first. `this` is the number of this one.
 pub(super) async fn nodes(session: &Session, this: i64) -> Rows<StoreNode> {
-    let sql = "SELECT number, name, release, (extract(epoch FROM since) * 1000)::int8,
-            number = min(number) FILTER (WHERE lease > clock_timestamp()) OVER ()
+    // As `Readiness::leader` has it.
+    let sql = "WITH living AS (SELECT number, ready FROM nodes WHERE ended IS NULL AND lease > clock_timestamp())
+        SELECT number, name, release, (extract(epoch FROM since) * 1000)::int8,
+            number = (SELECT number FROM living
+                ORDER BY cardinality(ready) > 0 AND (SELECT bool_and(ready IS NOT NULL) FROM living) DESC, number LIMIT 1)
         FROM nodes WHERE ended IS NULL AND name <> '' ORDER BY number";
     rows::all(&session.all(sql, &[]).await?, |row| {
         let number = row.try_get(0)?;

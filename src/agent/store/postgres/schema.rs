@@ -9,7 +9,8 @@ use crate::agent::store::{
 };
 
 /// The migrations. Number n, counted from 1, migrates a database of schema n - 1. A released migration never changes.
-const MIGRATIONS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 /// The schema of this release, as in the table `claviger`.
 pub(super) const KNOWN_SCHEMA: i64 = MIGRATIONS.len() as i64;
 /// The oldest server that the SQL is written for.
