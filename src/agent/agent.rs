@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     blocked_peers::BlockedPeers,
     clock::{Millis, now},
-    error::AgentError,
+    error::{AgentError, ReloadError},
     event::{Event, EventKind},
     inbox::Inbox,
     invitations::{AcceptedInvitation, InvitationOptions, Invitations},
@@ -28,7 +28,8 @@ use super::{
     rotation::own::{OwnRotation, OwnRotations, RotationOutcome},
     sealed_store::{DeliveryContent, SealedStore},
     server::ServerOptions,
-    stale::Stale,
+    shared_dids::SharedDids,
+    stale::{Part, Stale},
     store::{Delivery, DeliveryQuery, Retention, Store, StoreError, StoreNode, Usage},
     token_report::{OpeningWaits, ReadTokenStates, TokenReport},
 };
@@ -44,6 +45,7 @@ pub struct Agent {
     pub(super) blocked: Arc<BlockedPeers>,
     pub(super) resolver: Arc<dyn Resolver>,
     pub(super) own_dids: Arc<OwnDids>,
+    pub(super) shared_dids: Arc<SharedDids>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) routes: Arc<ReturnRoutes>,
@@ -52,6 +54,7 @@ pub struct Agent {
     pub(super) rotations: OwnRotations,
     pub(super) mediation: Arc<Mediation>,
     pub(super) reload_documents: Option<ReloadDocuments>,
+    pub(super) refresh_keys: Option<RefreshKeys>,
     pub(super) read_token_states: Option<ReadTokenStates>,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) stale: Arc<Stale>,
@@ -64,6 +67,9 @@ pub struct Agent {
 /// Reads the documents of our DIDs again, and has the keepers look for new keys in the tokens. The error is a message
 /// for people.
 pub type ReloadDocuments = Box<dyn Fn() -> Result<OwnDocuments, String> + Send + Sync>;
+
+/// Has the tokens searched for new keys. It must return soon.
+pub type RefreshKeys = Box<dyn Fn() + Send + Sync>;
 
 /// How long a token may take to show the keys of a new DID.
 const NEW_KEYS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -131,14 +137,18 @@ impl Agent {
     }
 
     /// Reads the documents of our DIDs again, after a DID was created while the agent runs. Waits up to ten seconds
-    /// until the tokens have shown the keys that the documents name now and did not name before.
+    /// until the tokens have shown the keys that the documents name now and did not name before. With several agents on one
+    /// store, the others use the documents too. `changed` is a DID whose document was just changed: it counts even if the
+    /// others know it as an earlier document of the DID.
     ///
     /// # Errors
-    /// A message for people, if a document is damaged. Then the DIDs stay as they are.
-    pub async fn reload_dids(&self) -> Result<(), String> {
+    /// [`ReloadError`]. Then the DIDs stay as they are.
+    pub async fn reload_dids(&self, changed: Option<&str>) -> Result<(), ReloadError> {
         let Some(reload) = &self.reload_documents else { return Ok(()) };
         let known = self.own_dids.key_ids();
-        self.own_dids.replace(reload()?);
+        self.shared_dids.replace_folder(reload().map_err(ReloadError::Document)?, changed);
+        // If the store is away, the documents are used once it is back.
+        self.shared_dids.merge().await.inspect_err(|_| self.stale.mark(Part::OwnDids))?;
         self.rotations.retire_expired().await;
         // A token may take some seconds to announce a new key.
         let mut keys = self.own_dids.secrets().keys();
@@ -157,6 +167,22 @@ impl Agent {
             && let Err(reason) = self.store.unlock(&self.own_dids).await
         {
             tracing::warn!(reason, "store key not wrapped for the new keys");
+        }
+        self.mediation.notify_changed();
+        Ok(())
+    }
+
+    /// Merges the documents of our DIDs with those of other nodes, and looks for the keys of new ones in the tokens.
+    pub(super) async fn merge_dids(&self) -> Result<(), StoreError> {
+        let known = self.own_dids.key_ids();
+        if !self.shared_dids.merge().await? {
+            return Ok(());
+        }
+        self.own_dids.log_refused();
+        self.rotations.retire_expired().await;
+        let has_new = self.own_dids.key_ids().difference(&known).next().is_some();
+        if let Some(refresh) = self.refresh_keys.as_ref().filter(|_| has_new) {
+            refresh();
         }
         self.mediation.notify_changed();
         Ok(())

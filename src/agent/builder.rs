@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 
 use super::{
-    agent::{Agent, ReloadDocuments},
+    agent::{Agent, RefreshKeys, ReloadDocuments},
     blocked_peers::BlockedPeers,
     committer::CommitListener,
     event::Event,
@@ -24,6 +24,7 @@ use super::{
     return_routes::ReturnRoutes,
     rotation::own::OwnRotations,
     sealed_store::SealedStore,
+    shared_dids::SharedDids,
     stale::Stale,
     store::{Change, Store},
     token_report::ReadTokenStates,
@@ -45,6 +46,7 @@ pub struct AgentBuilder {
     http: Option<HttpClient>,
     mediators: Option<(HttpClient, WebSocketClient)>,
     reload_documents: Option<ReloadDocuments>,
+    refresh_keys: Option<RefreshKeys>,
     read_token_states: Option<ReadTokenStates>,
     protocols: Vec<Arc<dyn Protocol>>,
     options: AgentOptions,
@@ -72,6 +74,7 @@ impl Agent {
             http: None,
             mediators: None,
             reload_documents: None,
+            refresh_keys: None,
             read_token_states: None,
             protocols: Vec::new(),
             options: AgentOptions::default(),
@@ -89,6 +92,13 @@ impl AgentBuilder {
     /// Sets how [`Agent::reload_dids`] reads the documents of our DIDs.
     pub fn on_reload(mut self, reload: ReloadDocuments) -> Self {
         self.reload_documents = Some(reload);
+        self
+    }
+
+    /// Sets how the tokens are searched for the keys of DIDs that another agent on the same store has made. Without it, a key is
+    /// searched for when it is used.
+    pub fn refresh_keys(mut self, refresh: RefreshKeys) -> Self {
+        self.refresh_keys = Some(refresh);
         self
     }
 
@@ -142,9 +152,10 @@ impl AgentBuilder {
         let resolver: Arc<dyn Resolver> = Arc::new(PeerDocuments { resolver: self.resolver, store: store.clone() });
         let known_peers = Arc::new(KnownPeers::new(store.clone()));
         let blocked = Arc::new(BlockedPeers::new(store.clone()));
-        let own_dids = Arc::new(OwnDids::new(secrets, self.documents));
+        let own_dids = Arc::new(OwnDids::new(secrets, self.documents.clone()));
         let routes = Arc::new(ReturnRoutes::default());
         let stale = Arc::<Stale>::default();
+        let shared_dids = Arc::new(SharedDids::new(store.clone(), own_dids.clone(), stale.clone(), self.documents));
         store.inner().listen(hint_listener(wakeups.clone(), routes.clone(), events.clone(), stale.clone()));
         let features = Features {
             protocols: registry.protocols(),
@@ -155,6 +166,7 @@ impl AgentBuilder {
         let inbox = Arc::new(Inbox::new(InboxParts {
             store: store.clone(),
             own_dids: own_dids.clone(),
+            shared_dids: shared_dids.clone(),
             resolver: resolver.clone(),
             registry,
             metrics: metrics.clone(),
@@ -222,7 +234,9 @@ impl AgentBuilder {
             invitations,
             rotations,
             mediation,
+            shared_dids,
             reload_documents: self.reload_documents,
+            refresh_keys: self.refresh_keys,
             read_token_states: self.read_token_states,
             events,
             stale,

@@ -73,6 +73,18 @@ pub enum AgentError {
     Store(#[from] StoreError),
 }
 
+/// Why the documents of our DIDs were not read again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// A document is damaged. This is a message for people.
+    #[error("{0}")]
+    Document(String),
+    /// The store, which other agents use too, failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 fn ended(own_did: &str, peer: &str, by_peer: bool, peer_told: bool) -> String {
     let (own_did, peer) = (short_name(own_did), short_name(peer));
     match (by_peer, peer_told) {

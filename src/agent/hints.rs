@@ -4,7 +4,7 @@
 //! a thousand hints cost one reading.
 //!
 //! Some of what is in memory needs no hint. The record cache is compared with the store by each commit, and read again after a
-//! second by what commits nothing. Labels, invitations and the wrapped store key are read for each use. Documents of DIDs are
+//! second by what commits nothing. Labels, invitations and the wrapped store key are read for each use. Documents of peers are
 //! no part of the store.
 
 use std::{sync::Arc, time::Duration};
@@ -23,6 +23,7 @@ use super::{
     outbox::PeerWakeups,
     protocol::RecordType,
     return_routes::ReturnRoutes,
+    shared_dids::VERSION_KIND,
     stale::{Part, Stale},
     store::{
         Hint, HintListener, StoreError,
@@ -74,6 +75,7 @@ fn part_of(kind: &str) -> Option<Part> {
         Mediator::KIND => Some(Part::Mediators),
         // The store's key is no longer wrapped for the keys of a DID that is given up. No node may accept messages to it then.
         OWN_ROTATION_KIND | STORE_KEY_KIND => Some(Part::RetiredDids),
+        VERSION_KIND => Some(Part::OwnDids),
         _ => None,
     }
 }
@@ -124,6 +126,7 @@ impl Agent {
                 self.rotations.retire_expired().await;
             }
             Part::BlockedPeers => self.blocked.load().await?,
+            Part::OwnDids => self.merge_dids().await?,
             // Once a token unlocks the store, the outbox reads them by itself.
             Part::OutboxPeers if !self.store.is_unlocked() => {}
             Part::OutboxPeers => self.outbox.wake_all().await?,
@@ -169,8 +172,8 @@ mod tests {
         assert!(stale.take().is_empty());
         hear(&[changed("blocked"), changed("thread"), changed("rotated"), changed("store-key"), changed("blocked")]);
         assert_eq!(stale.take(), BTreeSet::from([Part::RetiredDids, Part::BlockedPeers]));
-        hear(&[changed("connection"), changed("mediator"), Hint::Pending]);
-        assert_eq!(stale.take(), BTreeSet::from([Part::Envelopes, Part::KnownPeers, Part::Mediators]));
+        hear(&[changed("connection"), changed("mediator"), changed("own-dids"), Hint::Pending]);
+        assert_eq!(stale.take(), BTreeSet::from([Part::Envelopes, Part::KnownPeers, Part::Mediators, Part::OwnDids]));
         hear(&[Hint::Anything]);
         assert_eq!(stale.take(), BTreeSet::from(Part::ALL));
         assert_eq!(told.try_recv().unwrap(), Event::Recorded);

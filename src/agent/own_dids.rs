@@ -1,14 +1,19 @@
 //! Our DIDs. The agent knows them by their documents, even while their tokens are unavailable.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::watch;
 
 use super::{
     canonical_did::canonical_did,
+    clock::Millis,
     published::{PublishedContent, PublishedDocuments},
     refused_documents::{RefusedDid, refused_documents},
     store::types::ready_hash,
@@ -31,6 +36,8 @@ pub struct OwnDids {
     logged: Mutex<Arc<Vec<RefusedDid>>>,
     /// The ready keys, which are asked for with each message.
     ready: Mutex<Option<ReadyKeys>>,
+    /// Whether the documents of other nodes were not read yet.
+    expects_more: AtomicBool,
 }
 
 /// The key agreement keys of our DIDs that a token is ready to use, and what they were computed from.
@@ -53,17 +60,25 @@ struct Documents {
     published: Arc<PublishedDocuments>,
     /// The DIDs that are ours only if a token holds one of their keys. Some of them belong to others.
     candidates: HashSet<String>,
+    /// When DIDs were created, in milliseconds since 1970, by the ids of their documents.
+    created_at: HashMap<String, Millis>,
 }
 
 /// The documents of an agent's DIDs, at the start and after a reload.
 #[derive(Debug, Clone, Default)]
 pub struct OwnDocuments {
-    /// The documents of DIDs that were created here, newest first. They are ours in any case.
+    /// The documents of DIDs that were created here. They are ours in any case.
     pub created: Vec<Document>,
     /// Documents that are ours only if a token holds one of their keys.
     pub candidates: Vec<Document>,
     /// The logs of our did:webvh DIDs.
     pub logs: Vec<OwnLog>,
+    /// When DIDs were created, by the ids of their documents, in milliseconds since 1970. The newest DID comes first. Then come
+    /// those that are not here, in the order of their documents.
+    pub created_at: HashMap<String, Millis>,
+    /// The texts of the documents and logs that were retired here. With several agents on one store, no agent uses them any
+    /// more.
+    pub retired: Vec<String>,
 }
 
 impl OwnDids {
@@ -78,6 +93,7 @@ impl OwnDids {
             refused: watch::Sender::default(),
             logged: Mutex::default(),
             ready: Mutex::new(None),
+            expects_more: AtomicBool::new(false),
         }
     }
 
@@ -137,6 +153,18 @@ impl OwnDids {
         documents.published.find(host, path, is_own)
     }
 
+    /// Returns when one of our DIDs was created, in milliseconds since 1970, if that is known.
+    pub fn created_at(&self, did: &str) -> Option<Millis> {
+        let documents = self.documents.borrow();
+        self.find_own(&documents, did).and_then(|document| documents.created_at.get(document.id()).copied())
+    }
+
+    /// Returns the log of one of our did:webvh.
+    pub fn log(&self, did: &str) -> Option<String> {
+        let documents = self.documents.borrow();
+        self.find_own(&documents, did).and_then(|document| documents.published.log(document.id()))
+    }
+
     /// Returns our DID and the key agreement key that a recipient's `kid` names. `None` if the DID is not ours or is
     /// retired, or has no such key.
     pub fn recipient(&self, kid: &str) -> Option<(String, PublicKey)> {
@@ -160,10 +188,18 @@ impl OwnDids {
     }
 
     /// Whether a DID may be ours later: there is a candidate document, and no token has shown one of its keys yet; or its
-    /// document is refused.
+    /// document is refused; or the documents of other nodes were not read yet.
     pub fn may_be_own(&self, did: &str) -> bool {
         let documents = self.documents.borrow();
-        documents.find(did).is_some_and(|document| !self.is_own(&documents, document))
+        match documents.find(did) {
+            Some(document) => !self.is_own(&documents, document),
+            None => self.expects_more.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Sets whether there may be more of our DIDs, because the documents of other nodes were not read yet.
+    pub(super) fn expect_more(&self, expects_more: bool) {
+        self.expects_more.store(expects_more, Ordering::SeqCst);
     }
 
     /// Replaces the documents.
@@ -310,7 +346,8 @@ fn find<'a>(refused: &'a [RefusedDid], did: &str) -> Option<&'a RefusedDid> {
 impl Documents {
     fn new(documents: OwnDocuments) -> Self {
         let candidates = documents.candidates.iter().map(|document| document.id().to_owned()).collect();
-        let all: Vec<Document> = documents.created.into_iter().chain(documents.candidates).collect();
+        let mut all: Vec<Document> = documents.created.into_iter().chain(documents.candidates).collect();
+        all.sort_by_key(|document| Reverse(documents.created_at.get(document.id()).copied()));
         let mut by_name = HashMap::new();
         for (position, document) in all.iter().enumerate() {
             for name in [document.id(), &*canonical_did(document.id())] {
@@ -318,7 +355,8 @@ impl Documents {
             }
         }
         let published = Arc::new(PublishedDocuments::new(&all, &documents.logs));
-        Self { all, by_name, retired: HashSet::new(), published, candidates }
+        let created_at = documents.created_at;
+        Self { all, by_name, retired: HashSet::new(), published, candidates, created_at }
     }
 
     fn find(&self, did: &str) -> Option<&Document> {

@@ -51,6 +51,14 @@ impl PublishedDocuments {
         published
     }
 
+    /// Returns the log of a did:webvh.
+    pub fn log(&self, did: &str) -> Option<String> {
+        let host_and_path = webvh::url(did).ok()?;
+        let (_, path) = host_and_path.strip_prefix("https://")?.split_once('/')?;
+        let published = self.by_path.get(&format!("/{path}"))?.iter().find(|published| published.did == did)?;
+        String::from_utf8(published.content.text.to_vec()).ok()
+    }
+
     fn add(&mut self, did: &str, url: Option<String>, media_type: &'static str, text: impl FnOnce() -> String) {
         let Some((host, path)) = url.as_deref().and_then(|url| url.strip_prefix("https://")?.split_once('/')) else {
             return;

@@ -14,6 +14,7 @@ use super::{
     give_label::record_labels,
     leading::Leading,
     server::{QrCodes, Server, ServerContext, SharedLimits},
+    stale::Part,
 };
 
 /// The interval at which the agent tries to unlock a sealed store. It also tries whenever the state of a key changes.
@@ -32,6 +33,7 @@ impl Agent {
     /// If the store fails, a listening socket cannot be used, or a task panics.
     pub async fn run(self: &Arc<Self>, servers: Vec<Server>, shutdown: CancellationToken) -> io::Result<()> {
         self.blocked.load().await.map_err(io::Error::other)?;
+        self.shared_dids.begin().await.map_err(io::Error::other)?;
         let context = Arc::new(ServerContext {
             inbox: self.inbox.clone(),
             outbox: self.outbox.clone(),
@@ -100,6 +102,7 @@ impl Agent {
             }
         }
         tracing::info!("store unlocked");
+        self.stale.mark(Part::OwnDids);
         if let Err(error) = record_labels(&self.store).await {
             tracing::warn!(%error, "labels of an older release not recorded: `claviger connections label` sets one again");
         }

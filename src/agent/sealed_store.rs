@@ -263,7 +263,7 @@ impl SealedStore {
         opened.collect::<Result<_, _>>().map(Some)
     }
 
-    fn open_record<T: DeserializeOwned>(
+    pub(super) fn open_record<T: DeserializeOwned>(
         &self,
         kind: &str,
         key: &str,

@@ -20,14 +20,23 @@ pub enum Part {
     RetiredDids,
     /// The blocked peers.
     BlockedPeers,
+    /// The documents of our DIDs.
+    OwnDids,
     /// The peers for which messages wait.
     OutboxPeers,
 }
 
 impl Part {
     /// All parts.
-    pub const ALL: [Self; 6] =
-        [Self::Envelopes, Self::KnownPeers, Self::Mediators, Self::RetiredDids, Self::BlockedPeers, Self::OutboxPeers];
+    pub const ALL: [Self; 7] = [
+        Self::Envelopes,
+        Self::KnownPeers,
+        Self::Mediators,
+        Self::RetiredDids,
+        Self::BlockedPeers,
+        Self::OwnDids,
+        Self::OutboxPeers,
+    ];
 }
 
 /// The parts that are to be read again. However often one is marked, it is read once.

@@ -232,11 +232,12 @@ impl AgentClient {
     }
 }
 
-/// Asks a running agent to serve DIDs that were made or changed. Returns whether an agent did: without a running agent
-/// nothing happens, since an agent reads our DIDs when it starts.
-pub fn reload_own_dids(config: &Config) -> bool {
-    let reloaded =
-        AgentClient::new(config).and_then(|client| block_on(client.post::<Value>("/v1/dids/reload", &Value::Null)));
+/// Asks a running agent to serve DIDs that were made or changed. `changed` is the DID whose document was changed. Returns whether
+/// an agent did: without a running agent nothing happens, since an agent reads our DIDs when it starts.
+pub fn reload_own_dids(config: &Config, changed: Option<&str>) -> bool {
+    let query = changed.map_or(String::new(), |did| format!("?changed={}", percent_encoded(did)));
+    let path = format!("/v1/dids/reload{query}");
+    let reloaded = AgentClient::new(config).and_then(|client| block_on(client.post::<Value>(&path, &Value::Null)));
     let reloaded = reloaded.inspect_err(|failure| {
         tracing::debug!(reason = failure.message, "agent not told to reload its DIDs");
     });

@@ -185,7 +185,10 @@ pub fn own_document(config: &Config, did: &str) -> Result<Document, Failure> {
     let documents = OwnDids::load(config)?.documents;
     documents.into_iter().find(|document| document.is_about(did) || short(document.id()) == did).ok_or_else(|| {
         Failure::new("not-ours", format!("{} is not one of our DIDs", short(did)))
-            .hint("`claviger did list` shows our DIDs")
+            .hint(match config.daemon.store.node {
+                None => "`claviger did list` shows our DIDs",
+                Some(_) => "`claviger did list` shows our DIDs; `claviger did fetch` writes those of other nodes to the state folder",
+            })
     })
 }
 

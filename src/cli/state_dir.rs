@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{MetadataExt, fchown, lchown},
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use sha2::{Digest, Sha256};
@@ -34,6 +35,11 @@ impl StateDir {
 
     /// The documents of the DIDs that claviger made, the newest first.
     pub fn documents(&self) -> Result<Vec<Document>, LoadError> {
+        Ok(self.documents_by_age()?.into_iter().map(|(_, document)| document).collect())
+    }
+
+    /// The documents of the DIDs that claviger made, the newest first, each with the time when its DID was made, if that is known.
+    pub fn documents_by_age(&self) -> Result<Vec<(Option<SystemTime>, Document)>, LoadError> {
         let folder = self.documents_folder();
         if !folder.is_dir() {
             return Ok(Vec::new());
@@ -43,7 +49,13 @@ impl StateDir {
         let mut documents: Vec<_> = read_documents(&folder)?.into_iter().map(with_time).collect();
         documents.extend(self.logs()?.into_iter().map(|log| (Some(log.created()), log.document().clone())));
         documents.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
-        Ok(documents.into_iter().map(|(_, document)| document).collect())
+        Ok(documents)
+    }
+
+    /// The texts of the documents and logs of retired DIDs. What cannot be read is left out.
+    pub fn retired(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.retired_folder()).into_iter().flatten().flatten();
+        entries.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect()
     }
 
     /// The verified logs of the did:webvh DIDs that claviger made.
@@ -83,6 +95,13 @@ impl StateDir {
     pub fn add_document(&self, document: &Document) -> Result<PathBuf, Failure> {
         let text = serde_json::to_string_pretty(document.as_value()).expect("a document is JSON");
         self.write(&format!("{}.json", file_name(document.id())), &format!("{text}\n"))
+    }
+
+    /// Sets when the DID of a document was made, if that is known: documents are sorted by the times of their files.
+    pub fn set_age(&self, file: &Path, created: Option<SystemTime>) -> Result<(), Failure> {
+        let Some(created) = created else { return Ok(()) };
+        let set = fs::File::open(file).and_then(|open| open.set_modified(created));
+        set.map_err(|error| Failure::io(file.display(), &error))
     }
 
     /// Stores the log of one of our did:webvh DIDs. Returns its path.
@@ -146,7 +165,7 @@ impl StateDir {
 
     /// Moves the file of a DID to the folder of retired DIDs.
     pub fn move_to_retired(&self, file: &Path) -> Result<(), Failure> {
-        let retired = self.folder.join("retired");
+        let retired = self.retired_folder();
         let to = retired.join(file.file_name().unwrap_or_default());
         let moved = self.make_folder(&retired).and_then(|_| fs::rename(file, to));
         moved.map_err(|error| Failure::io(file.display(), &error))
@@ -155,6 +174,11 @@ impl StateDir {
     /// The folder of the documents.
     pub fn documents_folder(&self) -> PathBuf {
         self.folder.join("documents")
+    }
+
+    /// The folder of the documents of retired DIDs.
+    pub fn retired_folder(&self) -> PathBuf {
+        self.folder.join("retired")
     }
 
     /// The folder of long forms.

@@ -167,7 +167,8 @@ pub async fn post_to(address: SocketAddr, packed: &str) -> String {
     tokio::task::spawn_blocking(move || post(address, &packed)).await.unwrap()
 }
 
-fn post(address: SocketAddr, packed: &str) -> String {
+/// Like [`post_to`], outside a runtime.
+pub fn post(address: SocketAddr, packed: &str) -> String {
     let mut stream = send_post(address, packed);
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();

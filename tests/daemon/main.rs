@@ -77,6 +77,7 @@ mod return_routes;
 mod rotation;
 mod sending;
 #[cfg(feature = "otel")]
+mod shared_dids;
 mod spans;
 mod strangers;
 mod strangers_endpoints;

@@ -10,13 +10,14 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     context::ApiContext,
     error::ApiError,
     page::{self, PageQuery},
 };
+use crate::agent::ReloadError;
 
 /// A DID of ours.
 #[derive(Debug, Serialize, ToSchema)]
@@ -26,6 +27,10 @@ pub(super) struct OwnDid {
     /// Its DID document.
     #[schema(value_type = Object)]
     document: Value,
+    /// The log of a did:webvh, as it is published; null for another method.
+    log: Option<String>,
+    /// When the DID was created, in milliseconds since 1970, if that is known.
+    created: Option<i64>,
     /// The ids of its keys that no token has shown.
     missing: Vec<String>,
     /// The DID to which it has rotated; null if it has not, and while the store is sealed.
@@ -75,24 +80,46 @@ async fn page_of_dids(context: &ApiContext, query: PageQuery) -> Result<DidPage,
         // Our DIDs are also listed while the store is sealed.
         let rotation = context.agent.rotation_of(&did).await.ok().flatten();
         let (rotated_to, read_until) = rotation.map(|rotation| (rotation.to, rotation.until)).unzip();
-        dids.push(OwnDid { document: document.as_value().clone(), did, missing, rotated_to, read_until });
+        let (log, created) = (own_dids.log(&did), own_dids.created_at(&did));
+        dids.push(OwnDid { document: document.as_value().clone(), log, created, did, missing, rotated_to, read_until });
     }
     Ok(DidPage { dids, cursor })
 }
 
-/// Reads the documents of our DIDs in the state folder again, after a DID was created while the agent runs.
+/// What has changed in the state folder.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReloadQuery {
+    /// The DID whose document was just changed. With several agents on one store, its document then counts also if it was
+    /// an earlier document of the DID.
+    #[param(nullable = false)]
+    changed: Option<String>,
+}
+
+/// Reads the documents of our DIDs in the state folder again, after a DID was created while the agent runs. All agents on the
+/// same store then have them.
 #[utoipa::path(
     post,
     path = "/v1/dids/reload",
     operation_id = "reload_dids",
+    params(ReloadQuery),
     responses(
         (status = 200, description = "The first page of our DIDs", body = DidPage),
-        (status = 500, description = "A document in the state folder is damaged", body = ApiError)
+        (status = 400, description = "The query is invalid", body = ApiError),
+        (status = 500, description = "A document in the state folder is damaged", body = ApiError),
+        (status = 503, description = "The store, which other agents use too, is unavailable", body = ApiError)
     )
 )]
-pub(super) async fn reload(State(context): State<ApiContext>) -> Result<Json<DidPage>, ApiError> {
-    let reloaded = context.agent.reload_dids().await;
-    reloaded.map_err(|reason| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "bad-document", reason))?;
+pub(super) async fn reload(
+    State(context): State<ApiContext>,
+    query: Result<Query<ReloadQuery>, QueryRejection>,
+) -> Result<Json<DidPage>, ApiError> {
+    let Query(ReloadQuery { changed }) = query?;
+    context.agent.reload_dids(changed.as_deref()).await.map_err(|error| match error {
+        ReloadError::Document(reason) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "bad-document", reason),
+        ReloadError::Store(error) => error.into(),
+    })?;
     page_of_dids(&context, PageQuery::default()).await.map(Json)
 }
 

@@ -18,6 +18,7 @@ use crate::{
         canonical_did::canonical_did,
         clock::now,
         protocol::connections::Connection,
+        shared_dids::CatchUp,
         store::{
             error::StoreError,
             types::{Attribution, NewEnvelope, PendingEnvelope, ReceiveOutcome, ready_hash},
@@ -135,7 +136,7 @@ impl Inbox {
         packed: Vec<u8>,
         origin: Origin,
     ) -> Result<(Acceptance, oneshot::Receiver<ReturnRouteRequest>), Refusal> {
-        let Addresses { recipient, keys, opens_here, sender, digest } = self.check(&packed)?;
+        let Addresses { recipient, keys, opens_here, sender, digest } = self.check_recipients(&packed).await?;
         let (return_route, requested) = oneshot::channel();
         if sender.as_deref().is_some_and(|sender| self.parts.blocked.contains(sender)) {
             self.parts.metrics.message_received(BLOCKED);
@@ -233,6 +234,21 @@ impl Inbox {
             Err(job) => self.end_opening(&job.opening).await,
         }
         self.keep(&arrival).await
+    }
+
+    /// Makes every [`check`](Self::check). A DID that this node does not know may have been made at another one a moment ago.
+    async fn check_recipients(&self, packed: &[u8]) -> Result<Addresses, Refusal> {
+        let shared_dids = &self.parts.shared_dids;
+        let version = shared_dids.version();
+        let refusal = match self.check(packed) {
+            Err(refusal @ Refusal::NotForUs { may_be_own: false }) => refusal,
+            checked => return checked,
+        };
+        match shared_dids.catch_up(version).await {
+            CatchUp::Nothing => Err(refusal),
+            CatchUp::More => self.check(packed),
+            CatchUp::Unknown => Err(Refusal::NotForUs { may_be_own: true }),
+        }
     }
 
     /// Makes every check that needs no private key. Returns our DID among the recipients and our keys, and the sender's DID if

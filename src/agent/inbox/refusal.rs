@@ -16,7 +16,8 @@ pub enum Refusal {
     #[error("the message is encrypted to none of our keys")]
     NotForUs {
         /// Whether a recipient may be a DID of ours: there is a candidate document, and no token has shown one of its
-        /// keys since the start. The peer is then asked to send the message again later.
+        /// keys since the start; or another node may have its document, and the store does not tell. The peer is then asked
+        /// to send the message again later.
         may_be_own: bool,
     },
     /// The message is not encrypted.

@@ -26,6 +26,7 @@ use crate::{
         own_dids::OwnDids,
         protocol::{Features, Registry},
         sealed_store::SealedStore,
+        shared_dids::SharedDids,
     },
     did::Resolver,
 };
@@ -60,6 +61,7 @@ pub struct Inbox {
 pub struct InboxParts {
     pub store: Arc<SealedStore>,
     pub own_dids: Arc<OwnDids>,
+    pub shared_dids: Arc<SharedDids>,
     pub resolver: Arc<dyn Resolver>,
     pub registry: Arc<Registry>,
     pub metrics: Arc<Metrics>,

@@ -136,7 +136,7 @@ fn refusal_response(refusal: &Refusal) -> Response {
         }
         Refusal::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, format!("{refusal}\n")).into_response(),
         Refusal::NotForUs { may_be_own: true } => {
-            retry_later(StatusCode::SERVICE_UNAVAILABLE, "the token of this DID is away\n")
+            retry_later(StatusCode::SERVICE_UNAVAILABLE, "this DID is not ready yet\n")
         }
         Refusal::NotForUs { may_be_own: false } => (StatusCode::NOT_FOUND, format!("{refusal}\n")).into_response(),
         Refusal::Store(error) => {

@@ -53,7 +53,7 @@ const NO_ROOM: CloseReason = (CloseCode::Again, "too many bytes are being receiv
 const TIMED_OUT: CloseReason = (CloseCode::Policy, "the message did not arrive in time");
 const TOO_MANY_MESSAGES: CloseReason = (CloseCode::Again, "too many messages from this address");
 const NOT_STORED: CloseReason = (CloseCode::Again, "messages cannot be stored now");
-const TOKEN_AWAY: CloseReason = (CloseCode::Again, "the token of this DID is away");
+const NOT_READY: CloseReason = (CloseCode::Again, "this DID is not ready yet");
 const REFUSED: CloseReason = (CloseCode::Policy, "this agent refuses the message, and has not stored it");
 const SHUTDOWN: CloseReason = (CloseCode::Restart, "the agent is shutting down");
 
@@ -231,7 +231,7 @@ impl Session {
             Err(Refusal::TooLarge(_)) => Err(TOO_LARGE),
             Err(refusal) => {
                 tracing::debug!(reason = %refusal, "message not accepted");
-                Err(if matches!(refusal, Refusal::NotForUs { may_be_own: true }) { TOKEN_AWAY } else { REFUSED })
+                Err(if matches!(refusal, Refusal::NotForUs { may_be_own: true }) { NOT_READY } else { REFUSED })
             }
         }
     }

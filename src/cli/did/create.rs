@@ -111,7 +111,7 @@ pub struct CreatedDid {
 
 pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let made = make(args, config, out)?;
-    let is_served = reload_own_dids(config);
+    let is_served = reload_own_dids(config, Some(made.document.id()));
     if is_served {
         warn_of_unseen_keys(&made, config, out);
     }

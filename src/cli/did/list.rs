@@ -1,5 +1,7 @@
 //! `claviger did list`: lists our DIDs.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use claviger::did::{Document, Relationship};
@@ -19,18 +21,23 @@ use crate::cli::{
 /// Prints each DID as a whole, to be given to others, and below it its short name, which commands understand, and its
 /// endpoints. The documents are read from the state folder and the configuration, so no token is opened and no agent need run.
 /// If the agent runs, the list tells which DIDs were rotated, to which other DID, and until when messages to them are read; and
-/// which it does not serve: those whose overlap is over, and those with keys that no token has shown.
+/// which it does not serve: those whose overlap is over, and those with keys that no token has shown. At the end come DIDs that
+/// were made at other nodes and whose documents are not in the state folder (`claviger did fetch`).
 #[derive(clap::Args)]
 #[command(
-    after_long_help = r#"With --json: [{"did", "short", "endpoints", "keys", "served", "rotated_to", "read_until"}]; the last three are null if no agent runs."#
+    after_long_help = r#"With --json: [{"did", "short", "endpoints", "keys", "served", "rotated_to", "read_until", "in_folder"}]; "served", "rotated_to" and "read_until" are null if no agent runs."#
 )]
 pub struct Args {}
 
 pub fn run(_: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
-    let documents = OwnDids::load(config)?.documents;
+    let mut documents = OwnDids::load(config)?.documents;
     let served = served(config);
+    let in_folder = documents.len();
+    let known: HashSet<String> = documents.iter().map(|document| document.id().to_owned()).collect();
+    let elsewhere = served.iter().flatten().filter(|own| own["did"].as_str().is_some_and(|did| !known.contains(did)));
+    documents.extend(elsewhere.filter_map(|own| Document::from_value(own["document"].clone()).ok()));
     let mut rows = Vec::with_capacity(documents.len());
-    for document in &documents {
+    for (position, document) in documents.iter().enumerate() {
         let own = served.as_ref().map(|served| served.iter().find(|own| own["did"] == document.id()));
         rows.push(json!({
             "did": document.id(),
@@ -40,6 +47,7 @@ pub fn run(_: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
             "served": own.map(|own| own.is_some_and(|own| own["missing"].as_array().is_none_or(Vec::is_empty))),
             "rotated_to": own.flatten().map(|own| &own["rotated_to"]),
             "read_until": own.flatten().map(|own| &own["read_until"]),
+            "in_folder": position < in_folder,
         }));
         if out.json {
             continue;
@@ -55,6 +63,13 @@ pub fn run(_: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         }
         if let Some((successor, until)) = own.flatten().and_then(rotation) {
             details.push(format!("rotated to {}, read until {}", short(successor), date_and_minute(until)));
+        }
+        if position >= in_folder {
+            details.push("not in the state folder: `claviger did fetch`".to_owned());
+        } else if config.daemon.store.node.is_some()
+            && own.flatten().is_some_and(|own| own["document"] != *document.as_value())
+        {
+            details.push("changed at another node: `claviger did fetch`".to_owned());
         }
         match own {
             Some(None) => {

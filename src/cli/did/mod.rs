@@ -1,6 +1,7 @@
 //! `claviger did`: the commands that create, list, resolve, change and retire DIDs.
 
 pub mod create;
+mod fetch;
 mod key_maker;
 mod list;
 mod other_keys;
@@ -15,6 +16,7 @@ use super::{config::Config, failure::Failure, output::Out};
 #[derive(clap::Subcommand)]
 pub enum Command {
     Create(create::Args),
+    Fetch(fetch::Args),
     List(list::Args),
     Resolve(resolve::Args),
     Retire(retire::Args),
@@ -25,6 +27,7 @@ pub enum Command {
 pub fn run(command: &Command, config: &Config, out: &Out) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create::run(args, config, out),
+        Command::Fetch(args) => fetch::run(args, config, out),
         Command::List(args) => list::run(args, config, out),
         Command::Retire(args) => retire::run(args, config, out),
         Command::Resolve(args) => resolve::run(args, config, out),

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use claviger::keys::PublicKey;
 
+use super::fetch;
 use crate::cli::{
     agent_client::{AgentClient, reload_own_dids},
     arguments::check_own_did,
@@ -24,7 +25,8 @@ use crate::cli::{
 /// Messages that are encrypted to the DID can never be read again. The command fails before the overlap is over, and
 /// while messages to the DID wait. First, the running agent makes sure that it can open its store with the keys of
 /// other DIDs. Keys that another DID of ours uses are not deleted, nor is the update key of another did:webvh. The
-/// document is moved to `retired/` in the state folder, and the document of a did:web is no longer served.
+/// document is moved to `retired/` in the state folder, and the document of a did:web is no longer served. Other agents on the
+/// same store give the DID up too.
 #[derive(clap::Args)]
 #[command(after_long_help = r#"With --json: {"did", "deleted"}."#)]
 pub struct Args {
@@ -42,6 +44,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     let management_key = args.management.read()?;
     let old = own_document(config, &args.did)?;
     let client = AgentClient::new(config)?;
+    fetch::check_current(config, &old)?;
     check_overlap(&client, old.id())?;
     let state = StateDir::new(config.state_dir.clone());
     let file = state.file_of(&old).ok_or_else(|| {
@@ -93,7 +96,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         }
     }
     state.move_to_retired(&file)?;
-    reload_own_dids(config);
+    reload_own_dids(config, None);
     out.say(&format!("{} is retired; deleted: {}.", short(old.id()), count(deleted.len(), "key")));
     if out.json { out.document(&json!({ "did": old.id(), "deleted": deleted })) } else { Ok(()) }
 }

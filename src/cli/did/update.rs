@@ -13,7 +13,7 @@ use claviger::{
     secrets::{HeldKey, KeyUse, SignRequest, Signature},
 };
 
-use super::{other_keys::OtherKeys, webvh};
+use super::{fetch, other_keys::OtherKeys, webvh};
 use crate::cli::{
     agent_client::reload_own_dids,
     arguments::{check_own_did, routing_keys},
@@ -79,7 +79,7 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
         Some(log) => args.add_log_entry(&state, &own, config, &log)?,
         None => args.replace_document(&state, &own, config)?,
     };
-    reload_own_dids(config);
+    reload_own_dids(config, Some(changed.document.id()));
     if out.json {
         let mut result = json!({ "did": changed.document.id(), "document": changed.document.as_value() });
         if let Some(version) = changed.version {
@@ -109,6 +109,7 @@ impl Args {
         config: &Config,
         log: &OwnLog,
     ) -> Result<ChangedDid, Failure> {
+        fetch::check_current(config, log.document())?;
         let document = self.document(own, config, log.document(), next_number(log.states()))?;
         let update_key = self.update_key.as_deref().map(|text| update_key(own, config, text)).transpose()?;
         let next_key = self.next_update_key.as_deref().map(|text| next_key(own, config, text)).transpose()?;
@@ -151,6 +152,7 @@ impl Args {
                 "a did:web has no update keys: --update-key and --next-update-key are for a did:webvh",
             ));
         }
+        fetch::check_current(config, &old)?;
         let document = self.document(own, config, &old, next_number([old.as_value().clone()]))?;
         if document == old {
             return Err(no_change());

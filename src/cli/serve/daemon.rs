@@ -9,7 +9,8 @@ use std::{
 
 use claviger::{
     agent::{
-        Agent, OwnDocuments, ReadTokenStates, ReloadDocuments, Server, TokenProblem, TokenReport, Transports,
+        Agent, OwnDocuments, ReadTokenStates, RefreshKeys, ReloadDocuments, Server, TokenProblem, TokenReport,
+        Transports,
         api::{self, ApiListener, Webhooks},
         store::Store,
     },
@@ -84,6 +85,7 @@ pub async fn run(
         .mediators(mediator_http, mediator_websockets)
         .http(http)
         .read_token_states(read_token_states(keepers.clone()))
+        .refresh_keys(refresh_keys(keepers.clone()))
         .on_reload(reload_documents(config, keepers))
         .options(agent_options(config))
         .build();
@@ -253,17 +255,27 @@ fn reload_documents(config: &Config, keepers: Vec<Arc<KeeperClient>>) -> ReloadD
     })
 }
 
+/// Has the keepers look for new keys.
+fn refresh_keys(keepers: Vec<Arc<KeeperClient>>) -> RefreshKeys {
+    Box::new(move || keepers.iter().for_each(|keeper| keeper.refresh_keys()))
+}
+
 /// The documents of our DIDs. DIDs that claviger made are ours even without their token; other DIDs are ours only if a
 /// token holds their keys.
 fn own_documents(state: &StateDir, paths: &[PathBuf]) -> Result<OwnDocuments, LoadError> {
-    let created = state.documents()?;
+    let by_age = state.documents_by_age()?;
+    let millis = |time: &SystemTime| i64::try_from(time.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis()).ok();
+    let created_at =
+        by_age.iter().filter_map(|(time, document)| Some((document.id().to_owned(), millis(time.as_ref()?)?)));
+    let created_at = created_at.collect();
+    let created: Vec<Document> = by_age.into_iter().map(|(_, document)| document).collect();
     let known: HashSet<&str> = created.iter().map(Document::id).collect();
     let mut candidates = Vec::new();
     for path in paths {
         let more = read_documents(path)?.into_iter().map(|(_, document)| document);
         candidates.extend(more.filter(|document| !known.contains(document.id())));
     }
-    Ok(OwnDocuments { created, candidates, logs: state.logs()? })
+    Ok(OwnDocuments { created, candidates, logs: state.logs()?, created_at, retired: state.retired() })
 }
 
 fn resolver(config: &Config, documents: Vec<Document>, client: HttpClient) -> Arc<dyn Resolver> {

@@ -29,7 +29,7 @@ use prepared::Prepared;
 ///
 /// A received message is stored before its sender gets an answer. While the token is not ready, the message waits in
 /// the store, encrypted. SIGTERM and SIGINT end the agent after it has finished the work in progress; a second signal
-/// ends it at once. SIGHUP reads the configuration again (docs/settings.md).
+/// ends it at once. SIGHUP reads the configuration again (docs/settings.md), and the documents of our DIDs.
 #[derive(clap::Args)]
 #[command(
     after_long_help = r#"With --check and --json: {"dids", "listens", "api_remote", "store", "running"}. "api_remote" is the address for applications on other machines. "running" is the version of the agent that runs with this configuration; "unknown" if it refuses to tell, because it has another token before SIGHUP."#
@@ -63,7 +63,8 @@ pub fn run(args: &Args, config: &Config, out: &Out) -> Result<(), Failure> {
     config.daemon.check()?;
     logging::set_level(config.daemon.ops.log_level);
     let documents = OwnDids::load(config)?.documents;
-    if documents.is_empty() {
+    // A node has the documents of the other nodes.
+    if documents.is_empty() && config.daemon.store.node.is_none() {
         return Err(Failure::usage("no-did", "there is no DID of ours to serve")
             .hint("`claviger init` makes a first DID; `claviger did create --method peer:2 --service URL` another"));
     }

@@ -92,8 +92,12 @@ impl Prepared {
             create_folder(folder)?;
             sandbox = sandbox.allow_write(folder);
         }
-        let documents = state.documents_folder();
-        for path in config.documents.iter().chain([&documents]).filter(|path| path.exists()) {
+        let folders = [state.documents_folder(), state.retired_folder()];
+        // A node may begin without documents, and read some later.
+        if config.daemon.store.node.is_some() {
+            folders.iter().try_for_each(|folder| create_folder(folder))?;
+        }
+        for path in config.documents.iter().chain(&folders).filter(|path| path.exists()) {
             sandbox = sandbox.allow_read(path);
         }
         let remote_tls = self.remote_api.iter().map(|(_, tls)| tls);

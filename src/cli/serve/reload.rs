@@ -1,4 +1,5 @@
-//! SIGHUP: the agent asks its supervisor for the configuration, and applies the settings that may change while it runs.
+//! SIGHUP: the agent asks its supervisor for the configuration, and applies the settings that may change while it runs. It also
+//! reads the documents of our DIDs again.
 
 use std::{
     io::{self, Read},
@@ -60,6 +61,13 @@ impl Reloader {
             self.access.check_connections();
             if let Err(error) = self.reload().await {
                 tracing::error!(%error, "configuration not reloaded; the present settings stay");
+            }
+            tokio::select! {
+                // A token may take some seconds to show new keys.
+                () = shutdown.cancelled() => break,
+                reloaded = self.agent.reload_dids(None) => if let Err(error) = reloaded {
+                    tracing::error!(%error, "documents of our DIDs not reloaded");
+                },
             }
         }
         self.webhooks.stop().await;

@@ -2,6 +2,7 @@
 //! what only the leading node does.
 
 mod claims;
+mod own_dids;
 #[cfg(feature = "postgres")]
 mod own_tokens;
 
@@ -201,7 +202,7 @@ async fn messages_of_a_did_that_this_node_lacks_wait_for_it() {
     let agent = &fixture.running.agent;
     let id = fixture.send_elsewhere().await;
     fixture.serves_bob.store(false, Ordering::SeqCst);
-    agent.reload_dids().await.unwrap();
+    agent.reload_dids(None).await.unwrap();
     let peer = fixture.people.alice.did.clone();
     fixture.store.send_elsewhere(&peer, false);
     fixture.store.hint(&[Hint::Outgoing { peer, is_here: true }]);
@@ -212,7 +213,7 @@ async fn messages_of_a_did_that_this_node_lacks_wait_for_it() {
     until("the message waits for the DID", async || problem().await.contains("does not serve")).await;
     assert_eq!((fixture.state_of(&id).await, fixture.sent.0.load(Ordering::SeqCst)), (SendState::Waiting, 0));
     fixture.serves_bob.store(true, Ordering::SeqCst);
-    agent.reload_dids().await.unwrap();
+    agent.reload_dids(None).await.unwrap();
     fixture.until_sent(&id).await;
     fixture.running.stop().await;
 }

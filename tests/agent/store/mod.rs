@@ -27,7 +27,7 @@ mod model;
 #[cfg(feature = "postgres")]
 mod node_failures;
 #[cfg(feature = "postgres")]
-mod nodes;
+pub mod nodes;
 #[cfg(feature = "postgres")]
 mod pooler;
 #[cfg(feature = "postgres")]
