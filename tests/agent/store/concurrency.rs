@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use claviger::agent::store::{
-    Change, Commit, OutboxQuery, ReceiveOutcome, Retention, SendOutcome, StoreError, ThreadPosition,
+    Change, Commit, CommitOutcome, OutboxQuery, ReceiveOutcome, Retention, SendOutcome, StoreError, ThreadPosition,
 };
 
 use crate::store::{
-    fixtures::{all, commit_of, new_envelope, now, outgoing, pending_ids},
+    fixtures::{all, commit_of, delivery, handled_message, new_envelope, now, outgoing, pending_ids, record, value_of},
     suite::{StoreLocation, commit_ok, open, reopen},
 };
 
@@ -126,4 +126,33 @@ pub async fn a_cancelled_caller_does_no_harm(location: &dyn StoreLocation) {
         store.receive(new_envelope(number)).await.unwrap();
     }
     assert_eq!(pending_ids(&*store).await.len(), 200);
+}
+
+/// A change that cannot be made fails its request, and no other one of the batch.
+pub async fn a_change_that_fails_fails_its_request_alone(location: &dyn StoreLocation) {
+    let store = open(location).await;
+    commit_ok(&*store, commit_of([Change::Deliver(delivery(5))])).await;
+    let commits = (0..20).map(|number| {
+        let changes = commit_of([
+            Change::Put(record(&number.to_string(), 0, "")),
+            Change::Deliver(delivery(number)),
+            Change::Send(outgoing(number, "did:example:them")),
+        ]);
+        store.commit(Commit { handled: Some(handled_message(number)), ..changes })
+    });
+    for (number, done) in (0..).zip(futures_util::future::join_all(commits).await) {
+        // The id of this delivery is taken.
+        let is_made = number != 5;
+        match done {
+            Ok(outcome) => assert!(is_made && outcome == CommitOutcome::Committed, "{number}"),
+            Err(error) => assert!(!is_made && !error.is_retryable(), "{number}: {error}"),
+        }
+        let is_marked = !store.is_certainly_new(&handled_message(number), None).await.unwrap();
+        let is_sent = store.outbox_entry(&format!("outgoing {number}")).await.unwrap().is_some();
+        let is_written = value_of(&*store, &number.to_string()).await.is_some();
+        assert_eq!((is_marked, is_sent, is_written), (is_made, is_made, is_made), "{number}");
+    }
+    let usage = store.usage().await.unwrap();
+    assert_eq!((usage.deliveries, usage.outgoing), (20, 19));
+    store.close().await.unwrap();
 }

@@ -114,6 +114,7 @@ macro_rules! suite {
             a_closed_store_refuses_requests
             hundreds_of_concurrent_envelopes_are_durable
             concurrent_commits_are_atomic
+            a_change_that_fails_fails_its_request_alone
             a_write_is_visible_to_reads
             a_cancelled_caller_does_no_harm
         }

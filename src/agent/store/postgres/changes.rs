@@ -1,16 +1,21 @@
 //! The write requests in SQL. A request has the name of its method in the trait `Store`, and runs in the transaction of its
 //! batch.
 
+use futures_util::future::try_join5;
+use tokio_postgres::Error;
+
 use super::{
-    envelopes::{self, Arrival},
+    envelopes::{self, Arrival, Found},
     events,
+    gather::Add,
     handover::needed_to_send,
-    queries, records,
+    queries,
+    records::{self, Known},
     recount::{count_deliveries, count_outgoing},
     request::{Outcome, Rollback},
     rows::{self, OUTGOING, SEQUENCE, state_number},
     session::{limit_parameter, params},
-    strangers,
+    strangers::{self, Seen},
     text::{all_stored, stored, text},
     totals::{Count, Counter},
     transaction::Db,
@@ -18,26 +23,19 @@ use super::{
 use crate::agent::{
     clock::now,
     store::{
-        digests::handled_mark,
+        digests::{handled_mark, record_digest},
         event::NewEvent,
         types::{
-            Change, Commit, CommitOutcome, Delivery, EventOfExpired, HandledMessage, Millis, OutboxEntry, Retention,
-            SendOutcome, SendState, Stranger,
+            Change, Commit, CommitOutcome, Delivery, EventOfExpired, HandledMessage, Millis, NewEnvelope, OutboxEntry,
+            Record, Retention, SendOutcome, SendState, Stranger,
         },
     },
 };
 
 pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcome> {
     let now = now();
-    // Checked before the first change: otherwise the whole batch is done again.
-    let arrived = match &commit.arrived {
-        Some(arrived) => Some((arrived, envelopes::look_up(db, arrived, &commit.expects).await?)),
-        None => None,
-    };
-    let is_unchanged = match &arrived {
-        Some((_, found)) => found.is_unchanged,
-        None => records::are_unchanged(db, &commit.expects, now).await?,
-    };
+    // All is read at once and checked before the first change: otherwise the whole batch would be done again.
+    let Before { is_unchanged, arrived, marks, mut known, mut seen } = Before::read(db, commit, now).await?;
     if !is_unchanged {
         return Err(Rollback::Answer(CommitOutcome::Conflict));
     }
@@ -47,108 +45,194 @@ pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcom
             return Err(Rollback::Answer(CommitOutcome::NoRoom(quota)));
         }
     }
+    let stranger = commit.stranger.as_ref();
+    let arrival = match &arrived {
+        Some((arrived, found)) => Some((arrived, envelopes::check_arrival(db, arrived, found)?)),
+        None => None,
+    };
+    if !matches!(arrival, Some((_, Arrival::Processed))) {
+        check_marks(db, commit, &marks, now).await?;
+    }
     if let Some(envelope) = commit.envelope {
         envelopes::remove(db, envelope, now).await?;
     }
-    let mut concluded = None;
-    if let Some((arrived, found)) = arrived {
-        match envelopes::check_arrival(db, arrived, &found)? {
-            Arrival::Processed => return Ok(CommitOutcome::Duplicate),
-            Arrival::Pending(id) => envelopes::remove(db, id, now).await?,
-            Arrival::New { .. } if commit.handled.is_some() => concluded = Some((&arrived.digest[..], now)),
-            Arrival::New { .. } => {
-                let remember = "INSERT INTO concluded (digest, time) VALUES ($1, $2)";
-                db.execute(remember, params![&arrived.digest[..], now]).await?;
-            }
+    match arrival {
+        None => {}
+        Some((_, Arrival::Processed)) => return Ok(CommitOutcome::Duplicate),
+        Some((_, Arrival::Pending(id))) => envelopes::remove(db, id, now).await?,
+        Some((arrived, Arrival::New { .. })) => {
+            let remember = "INSERT INTO concluded (digest, time) SELECT * FROM unnest($1::bytea[], $2::int8[])";
+            db.write(remember, params![&arrived.digest[..], now]);
         }
     }
-    let stranger = commit.stranger.as_ref();
     if let Some(handled) = &commit.handled {
-        if !mark_handled(db, handled, stranger, concluded).await? {
+        if marks.first().is_some_and(|mark| mark.is_live) {
             return Ok(CommitOutcome::Duplicate);
         }
-        for (sender, recipient) in &handled.earlier {
-            let (sender, recipient) = (sender.clone(), recipient.clone());
-            let earlier = HandledMessage { sender, recipient, ..handled.clone() };
-            if !mark_handled(db, &earlier, stranger, None).await? {
-                return Err(Rollback::Answer(CommitOutcome::Conflict));
-            }
-        }
-        strangers::check_age(db, stranger.map_or(commit.created_by_stranger, |stranger| stranger.created)).await?;
-        if let Some(stranger) = stranger {
-            strangers::bound_marks(db, stranger, now).await?;
+        for mark in &marks {
+            mark.write(db, handled, stranger).await?;
         }
     }
     for change in &commit.changes {
         match change {
-            Change::Deliver(delivery) => deliver(db, delivery, stranger.is_some()).await?,
-            Change::Send(entry) => send(db, entry).await?,
+            Change::Deliver(delivery) => deliver(db, delivery, stranger.is_some()),
+            Change::Send(entry) => send(db, entry),
             Change::Put(record) | Change::Remember(record) => {
                 let is_written = match (change, stranger) {
                     (Change::Remember(_), Some(stranger)) => {
-                        strangers::remember(db, record, &stranger.did, now).await?
+                        strangers::remember(db, &mut known, record, (&stranger.did, &mut seen), now).await?
                     }
-                    _ => records::put(db, record, None, now).await?,
+                    _ => records::put(db, &mut known, record, None, now).await?,
                 };
                 if !is_written {
                     return Err(Rollback::Answer(CommitOutcome::Conflict));
                 }
             }
-            Change::Keep(peer) => strangers::keep(db, peer).await?,
-            Change::Event(event) => events::record(db, event, stranger.is_some()).await?,
+            Change::Keep(peer) => {
+                strangers::keep(db, peer).await?;
+                (known, seen) = (Known::new(), None);
+            }
+            Change::Event(event) => events::record(db, event, stranger.is_some()),
             Change::Delete { kind, key } => {
                 records::delete(db, kind, key).await?;
+                known.remove(&record_digest(kind, key));
             }
         }
     }
     Ok(CommitOutcome::Committed)
 }
 
-/// Marks a message as handled, and remembers the digest of its envelope, with the time, in the same statement. Returns false if
-/// the message has a mark already; the digest is remembered all the same.
-async fn mark_handled(
-    db: &Db<'_>,
-    handled: &HandledMessage,
-    stranger: Option<&Stranger>,
-    concluded: Option<(&[u8], Millis)>,
-) -> Result<bool, tokio_postgres::Error> {
-    let mark = handled_mark(&handled.sender, &handled.recipient, &handled.message);
-    let insert = "WITH old AS (SELECT FROM handled WHERE mark = $1),
-            concluded AS (INSERT INTO concluded (digest, time) SELECT $6::bytea, $7::int8 WHERE $6::bytea IS NOT NULL)
-        INSERT INTO handled (mark, until, stranger, created) VALUES ($1, $2, $4, $5)
-        ON CONFLICT (mark) DO UPDATE SET until = excluded.until WHERE handled.until <= $3
-        RETURNING EXISTS (SELECT FROM old)";
-    let created = stranger.and_then(|stranger| stranger.created);
-    let (digest, time) = concluded.unzip();
-    if concluded.is_some() {
-        db.note_change(true);
-    }
-    let parameters = params![&mark[..], handled.until, handled.received, stranger.is_some(), created, digest, time];
-    let Some(row) = db.change(insert, parameters).await?.pop() else { return Ok(false) };
-    if stranger.is_some() && !row.get::<_, bool>(0) {
-        db.add(|counts| counts.add(Counter::StrangerMarks, Count::of(1, 0)));
-    }
-    Ok(true)
+/// What is in the database before a commit.
+struct Before<'c> {
+    /// Whether the records are as the commit expects.
+    is_unchanged: bool,
+    arrived: Option<(&'c NewEnvelope, Found)>,
+    /// The mark of the handled message, and those of its earlier names.
+    marks: Vec<Mark>,
+    known: Known,
+    seen: Seen,
 }
 
-async fn deliver(db: &Db<'_>, delivery: &Delivery, of_stranger: bool) -> Result<(), tokio_postgres::Error> {
+impl<'c> Before<'c> {
+    async fn read(db: &Db<'_>, commit: &'c Commit, now: Millis) -> Result<Self, Error> {
+        let mut records = Vec::new();
+        for change in &commit.changes {
+            match change {
+                Change::Put(Record { kind, key, .. }) | Change::Remember(Record { kind, key, .. }) => {
+                    records.push(record_digest(kind, key));
+                }
+                _ => {}
+            }
+        }
+        let remembers = commit.changes.iter().any(|change| matches!(change, Change::Remember(_)));
+        let (arrived, is_unchanged, marks, known, seen) = try_join5(
+            async {
+                let Some(arrived) = &commit.arrived else { return Ok(None) };
+                envelopes::look_up(db, arrived).await.map(|found| Some((&**arrived, found)))
+            },
+            records::are_unchanged(db, &commit.expects, now),
+            Mark::read(db, commit.handled.as_ref()),
+            records::read(db, &records, now),
+            async {
+                match &commit.stranger {
+                    Some(stranger) if remembers => strangers::seen(db, &stranger.did).await,
+                    _ => Ok(None),
+                }
+            },
+        )
+        .await?;
+        Ok(Self { is_unchanged, arrived, marks, known, seen })
+    }
+}
+
+/// Checks that a message may be handled. That its own mark is there makes no difference here.
+async fn check_marks(db: &Db<'_>, commit: &Commit, marks: &[Mark], now: Millis) -> Result<(), Rollback<CommitOutcome>> {
+    let Some((own, earlier)) = marks.split_first() else { return Ok(()) };
+    if own.is_live {
+        return Ok(());
+    }
+    let is_repeated =
+        |(number, mark): (usize, &Mark)| mark.is_live || marks[..=number].iter().any(|it| it.mark == mark.mark);
+    if earlier.iter().enumerate().any(is_repeated) {
+        return Err(Rollback::Answer(CommitOutcome::Conflict));
+    }
+    let stranger = commit.stranger.as_ref();
+    if strangers::is_too_old(db, stranger.map_or(commit.created_by_stranger, |stranger| stranger.created)) {
+        return Err(Rollback::Answer(CommitOutcome::TooOld));
+    }
+    match stranger {
+        Some(stranger) if strangers::is_ahead(db, stranger, now).await? => {
+            Err(Rollback::Answer(CommitOutcome::DatedAhead))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The mark of a handled message.
+struct Mark {
+    mark: [u8; 32],
+    is_there: bool,
+    /// Whether the mark is there, and had not ended when the message arrived.
+    is_live: bool,
+}
+
+impl Mark {
+    /// Looks for the marks of a message under all its names, its own first.
+    async fn read(db: &Db<'_>, handled: Option<&HandledMessage>) -> Result<Vec<Self>, Error> {
+        let Some(HandledMessage { sender, recipient, message, received, earlier, .. }) = handled else {
+            return Ok(Vec::new());
+        };
+        let find = "SELECT place, until > given.received
+            FROM unnest($1::bytea[], $2::int8[]) WITH ORDINALITY AS given (mark, received, place)
+            CROSS JOIN LATERAL (SELECT until FROM handled WHERE handled.mark = given.mark OFFSET 0) AS handled";
+        let own = [(sender, recipient)].into_iter();
+        let names = own.chain(earlier.iter().map(|(sender, recipient)| (sender, recipient)));
+        let marks = names.map(|(sender, recipient)| handled_mark(sender, recipient, message));
+        let mut marks: Vec<_> = marks.map(|mark| Self { mark, is_there: false, is_live: false }).collect();
+        let fill = |add: &mut Add<'_>| marks.iter().for_each(|it| add(params![&it.mark[..], received]));
+        for (number, row) in db.ask(find, fill).await? {
+            if let Some(mark) = marks.get_mut(number) {
+                (mark.is_there, mark.is_live) = (true, row.get(1));
+            }
+        }
+        Ok(marks)
+    }
+
+    async fn write(&self, db: &Db<'_>, handled: &HandledMessage, stranger: Option<&Stranger>) -> Result<(), Error> {
+        if self.is_there {
+            let renew = "UPDATE handled SET until = $2 WHERE mark = $1";
+            return db.execute(renew, params![&self.mark[..], handled.until]).await.map(drop);
+        }
+        let insert = "INSERT INTO handled (mark, until, stranger, created)
+            SELECT * FROM unnest($1::bytea[], $2::int8[], $3::bool[], $4::int8[])";
+        let created = stranger.and_then(|stranger| stranger.created);
+        db.write(insert, params![&self.mark[..], handled.until, stranger.is_some(), created]);
+        if stranger.is_some() {
+            db.add(|counts| counts.add(Counter::StrangerMarks, Count::of(1, 0)));
+        }
+        Ok(())
+    }
+}
+
+fn deliver(db: &Db<'_>, delivery: &Delivery, of_stranger: bool) {
     let Delivery { id, message, thread, kind, sender, recipient, received, sealed, cursor: _ } = delivery;
     let insert = "INSERT INTO deliveries (id, message, thread, kind, sender, recipient, received, sealed, stranger)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int8[],
+            $8::bytea[], $9::bool[])";
     let [id, message, thread, kind, recipient] = [id, message, thread, kind, recipient].map(|text| stored(text));
-    let parameters = params![id, message, thread, kind, stored(sender), recipient, received, sealed, of_stranger];
-    db.execute(insert, parameters).await?;
+    db.write(insert, params![id, message, thread, kind, stored(sender), recipient, received, sealed, of_stranger]);
     db.tell(|told| told.delivered(&delivery.id));
     let size = sealed.as_ref().map_or(0, Vec::len) as i64;
     db.add(|counts| count_deliveries(counts, sender.clone(), of_stranger, Count::of(1, size)));
-    Ok(())
 }
 
-async fn send(db: &Db<'_>, entry: &OutboxEntry) -> Result<(), tokio_postgres::Error> {
+fn send(db: &Db<'_>, entry: &OutboxEntry) {
     let OutboxEntry { id, message, thread, kind, sender, peer, created, expires, tries, time, problem, .. } = entry;
     let insert = "INSERT INTO outgoing (id, message, thread, kind, sender, peer, created, expires, state, tries, time,
             problem, to_stranger, by_application, sealed, node)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int8[],
+            $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::text[], $13::bool[], $14::bool[], $15::bytea[],
+            $16::int8[])";
     // No other request of the batch comes between this and the count.
     let node = sending_node(db, peer, sender);
     let [id, message, thread, kind, sender] = [id, message, thread, kind, sender].map(|text| stored(text));
@@ -174,7 +258,7 @@ async fn send(db: &Db<'_>, entry: &OutboxEntry) -> Result<(), tokio_postgres::Er
         db.add(|counts| count_outgoing(counts, peer.clone(), entry.to_stranger, node, 1));
         db.tell(|told| told.sent(node.unwrap_or(0), peer));
     }
-    db.execute(insert, parameters).await.map(drop)
+    db.write(insert, parameters);
 }
 
 /// Returns the node that sends the messages for a peer: the one that has waiting messages for the peer, else this one, or one
@@ -235,7 +319,7 @@ pub(super) async fn record_send_outcome(
         }
     };
     if let Some(event) = event.filter(|_| is_changed) {
-        events::record(db, event, false).await?;
+        events::record(db, event, false);
     }
     Ok(())
 }
@@ -258,20 +342,29 @@ struct End<'a> {
 /// Ends a message that has one of these states, and deletes its content; an automatic reply to a stranger is deleted. Returns
 /// whether there is such a message.
 async fn finish(db: &Db<'_>, id: &str, from: &[i64], end: End<'_>) -> Result<bool, tokio_postgres::Error> {
-    let update =
-        "WITH old AS (SELECT sequence, peer, state, to_stranger, node FROM outgoing WHERE id = $1 AND state = ANY($2)),
-        gone AS (DELETE FROM outgoing WHERE sequence IN (SELECT sequence FROM old WHERE to_stranger)),
-        done AS (UPDATE outgoing SET state = $3, time = $4, tries = tries + $5, sealed = NULL,
-                problem = CASE WHEN $6 THEN problem ELSE $7 END
-            WHERE sequence IN (SELECT sequence FROM old WHERE NOT to_stranger))
-        SELECT peer, state, to_stranger, node FROM old";
-    let End { state, time, attempts, problem } = end;
-    let new_problem = problem.flatten().map(stored);
-    let parameters = params![stored(id), from, state_number(state), time, attempts, problem.is_none(), new_problem];
-    let Some(row) = db.change(update, parameters).await?.pop() else { return Ok(false) };
-    if row.get::<_, i64>(1) == state_number(SendState::Waiting) {
-        let (peer, node) = (text(&row, 0)?, db.node().is_shared().then(|| row.get(3)));
-        db.add(|counts| count_outgoing(counts, peer, row.get(2), node, -1));
+    let find = "SELECT place, sequence, peer, state, to_stranger, node
+        FROM unnest($1::text[]) WITH ORDINALITY AS given (id, place)
+        CROSS JOIN LATERAL (SELECT * FROM outgoing WHERE outgoing.id = given.id OFFSET 0) AS old";
+    let Some(row) = db.ask_one(find, params![stored(id)]).await? else { return Ok(false) };
+    let (sequence, old_state, to_stranger): (i64, i64, bool) = (row.get(1), row.get(3), row.get(4));
+    if !from.contains(&old_state) {
+        return Ok(false);
+    }
+    if to_stranger {
+        db.write("DELETE FROM outgoing WHERE sequence = ANY($1)", params![sequence]);
+    } else {
+        let update = "UPDATE outgoing SET state = given.state, time = given.time, tries = tries + given.attempts,
+                sealed = NULL, problem = CASE WHEN given.keeps THEN outgoing.problem ELSE given.problem END
+            FROM unnest($1::int8[], $2::int8[], $3::int8[], $4::int8[], $5::bool[], $6::text[])
+                AS given (sequence, state, time, attempts, keeps, problem)
+            WHERE outgoing.sequence = given.sequence";
+        let End { state, time, attempts, problem } = end;
+        let new_problem = problem.flatten().map(stored);
+        db.write(update, params![sequence, state_number(state), time, attempts, problem.is_none(), new_problem]);
+    }
+    if old_state == state_number(SendState::Waiting) {
+        let (peer, node) = (text(&row, 2)?, db.node().is_shared().then(|| row.get(5)));
+        db.add(|counts| count_outgoing(counts, peer, to_stranger, node, -1));
     }
     Ok(true)
 }
@@ -298,7 +391,7 @@ pub(super) async fn expire_outgoing(
             db.execute("DELETE FROM outgoing WHERE id = $1", params![stored(&entry.id)]).await?;
         }
         if let Some(event) = event(entry) {
-            events::record(db, &event, false).await?;
+            events::record(db, &event, false);
         }
     }
     Ok(expired.into_iter().map(|(entry, _)| entry).collect())

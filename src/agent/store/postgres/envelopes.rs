@@ -4,12 +4,11 @@ use tokio_postgres::{Error, Row};
 
 use super::{
     queries::quota,
-    records,
     recount::count_envelopes,
     request::{Outcome, Rollback},
     session::{limit_parameter, params},
     strangers,
-    text::{optional_text, stored, text},
+    text::{array_text, optional_text, stored, text},
     totals::{Count, Counter},
     transaction::Db,
 };
@@ -18,15 +17,12 @@ use crate::agent::{
     store::{
         digests::record_digest,
         error::StoreError,
-        types::{
-            Attribution, CONNECTION_KIND, Expectation, ExpiredEnvelope, Millis, NewEnvelope, Postponement,
-            ReceiveOutcome,
-        },
+        types::{Attribution, CONNECTION_KIND, ExpiredEnvelope, Millis, NewEnvelope, Postponement, ReceiveOutcome},
     },
 };
 
 pub(super) async fn receive(db: &Db<'_>, envelope: &NewEnvelope) -> Outcome<ReceiveOutcome> {
-    let found = look_up(db, envelope, &[]).await?;
+    let found = look_up(db, envelope).await?;
     let (unresolved, named_peer) = match check_arrival(db, envelope, &found)? {
         Arrival::Pending(id) => return Ok(ReceiveOutcome::AlreadyPending(id)),
         Arrival::Processed => return Ok(ReceiveOutcome::AlreadyProcessed),
@@ -36,13 +32,18 @@ pub(super) async fn receive(db: &Db<'_>, envelope: &NewEnvelope) -> Outcome<Rece
     // The room is taken before other requests of the batch look at it.
     let size = Count::of(1, packed.len() as i64);
     db.add(|counts| count_envelopes(counts, recipient, unresolved, named_peer.clone(), size));
-    let insert =
-        "INSERT INTO envelopes (digest, recipient, received, packed, charged, unresolved, named_peer, node, keys)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
+    // The ids are given in the order of the elements. `keys` is an array of its own for each.
+    let insert = "WITH stored AS (
+            INSERT INTO envelopes (digest, recipient, received, packed, charged, unresolved, named_peer, node, keys)
+            SELECT digest, recipient, received, packed, charged, unresolved, named_peer, node, keys::int8[]
+            FROM unnest($1::bytea[], $2::text[], $3::int8[], $4::bytea[], $5::bool[], $6::bool[], $7::text[], $8::int8[],
+                $9::text[]) AS new (digest, recipient, received, packed, charged, unresolved, named_peer, node, keys)
+            RETURNING id)
+        SELECT row_number() OVER (ORDER BY id), id FROM stored";
     let quota_checked = envelope.sender.is_some();
     let named_peer = named_peer.as_deref().map(stored);
     let node = db.node().worker_for(&envelope.keys);
-    let keys = Some(&envelope.keys).filter(|keys| !keys.is_empty());
+    let keys = array_text(&envelope.keys);
     let parameters = params![
         &digest[..],
         stored(recipient),
@@ -52,14 +53,14 @@ pub(super) async fn receive(db: &Db<'_>, envelope: &NewEnvelope) -> Outcome<Rece
         unresolved,
         named_peer,
         node.unwrap_or(0),
-        keys,
+        keys
     ];
-    match db.change(insert, parameters).await?.pop() {
+    match db.ask_one(insert, parameters).await? {
         Some(row) => match node.filter(|node| *node != db.node().number()) {
-            None => Ok(ReceiveOutcome::Stored(row.try_get(0)?)),
+            None => Ok(ReceiveOutcome::Stored(row.try_get(1)?)),
             Some(other) => {
                 db.tell(|entry| entry.given(other, false));
-                Ok(ReceiveOutcome::HandedOver(row.try_get(0)?))
+                Ok(ReceiveOutcome::HandedOver(row.try_get(1)?))
             }
         },
         None => Err(Rollback::Error(StoreError::Unusable("has a rule or trigger for envelopes".to_owned()))),
@@ -84,8 +85,6 @@ pub(super) struct Found {
     is_processed: bool,
     /// Whether the connection with the claimed sender is kept; `None` without a connection.
     is_kept: Option<bool>,
-    /// Whether the records of the commit are as expected.
-    pub is_unchanged: bool,
 }
 
 /// The key of the connection with the claimed sender.
@@ -97,29 +96,20 @@ fn connection_of(envelope: &NewEnvelope) -> Option<&str> {
     }
 }
 
-/// Looks up an envelope, and the records that its commit expects, in one statement.
-pub(super) async fn look_up(
-    db: &Db<'_>,
-    envelope: &NewEnvelope,
-    expected: &[Expectation],
-) -> Result<Found, tokio_postgres::Error> {
-    let find = format!(
-        "SELECT (SELECT id FROM envelopes WHERE digest = $1), EXISTS (SELECT FROM concluded WHERE digest = $1),
-            (SELECT peer IS NULL FROM records WHERE digest = $2 AND coalesce(expires > $3, true)),
-            NOT EXISTS ({})",
-        records::changed(4, 5, 3)
-    );
+/// Looks up an envelope.
+pub(super) async fn look_up(db: &Db<'_>, envelope: &NewEnvelope) -> Result<Found, tokio_postgres::Error> {
+    let find = "SELECT place, (SELECT id FROM envelopes WHERE digest = given.digest),
+            (SELECT true FROM concluded WHERE digest = given.digest),
+            (SELECT peer IS NULL FROM records
+                WHERE digest = given.connection AND coalesce(expires > given.now, true))
+        FROM unnest($1::bytea[], $2::bytea[], $3::int8[]) WITH ORDINALITY AS given (digest, connection, now, place)";
     let record = connection_of(envelope).map(|key| record_digest(CONNECTION_KIND, key));
-    let (digests, revisions) = records::digests_and_revisions(expected);
-    let digests: Vec<_> = digests.iter().map(|digest| &digest[..]).collect();
-    let parameters =
-        params![&envelope.digest[..], record.as_ref().map(|digest| &digest[..]), now(), digests, revisions];
-    let row = db.first(&find, parameters).await?;
+    let parameters = params![&envelope.digest[..], record.as_ref().map(|digest| &digest[..]), now()];
+    let row = db.ask_one(find, parameters).await?;
     Ok(row.map_or_else(Found::default, |row| Found {
-        pending: row.get(0),
-        is_processed: row.get(1),
-        is_kept: row.get(2),
-        is_unchanged: row.get(3),
+        pending: row.get(1),
+        is_processed: row.get::<_, Option<bool>>(2).is_some(),
+        is_kept: row.get(3),
     }))
 }
 
@@ -263,29 +253,24 @@ fn exceeded_unread_limit(db: &Db<'_>, envelope: &NewEnvelope, connection: Option
 
 /// Removes an envelope, and remembers its digest.
 pub(super) async fn remove(db: &Db<'_>, envelope: i64, now: Millis) -> Result<(), Error> {
-    remove_where(db, "id = $2", params![now, envelope]).await.map(drop)
+    // Two may ask for one envelope. Then the first one gets the row.
+    let remove = "WITH gone AS (DELETE FROM envelopes WHERE id = ANY($1)
+            RETURNING id, digest, recipient, received, problem, unresolved, named_peer, octet_length(packed)::int8 AS size),
+        given AS (SELECT array_position($1, id)::int8 AS place, gone.* FROM gone),
+        kept AS (INSERT INTO concluded (digest, time) SELECT digest, ($2::int8[])[place] FROM given
+            ON CONFLICT (digest) DO UPDATE SET time = excluded.time)
+        SELECT place, recipient, unresolved, named_peer, size FROM given";
+    let gone = db.ask_one(remove, params![envelope, now]).await?;
+    db.note_change(gone.is_some());
+    gone.map_or(Ok(()), |row| count_removed(db, &row, 1))
 }
 
-/// Removes the envelopes that a condition selects, and remembers their digests. The first parameter is the time.
-async fn remove_where(
-    db: &Db<'_>,
-    condition: &str,
-    parameters: super::session::Parameters<'_>,
-) -> Result<Vec<Row>, Error> {
-    let remove = format!(
-        "WITH gone AS (DELETE FROM envelopes WHERE {condition}
-            RETURNING id, digest, recipient, received, problem, unresolved, named_peer, octet_length(packed)::int8 AS size),
-        kept AS (INSERT INTO concluded (digest, time) SELECT digest, $1 FROM gone
-            ON CONFLICT (digest) DO UPDATE SET time = excluded.time)
-        SELECT id, recipient, received, problem, unresolved, named_peer, size FROM gone ORDER BY received, id"
-    );
-    let gone = db.change(&remove, parameters).await?;
-    for row in &gone {
-        let (recipient, named_peer) = (text(row, 1)?, optional_text(row, 5)?);
-        let size = Count::of(-1, -row.get::<_, i64>(6));
-        db.add(|counts| count_envelopes(counts, &recipient, row.get(4), named_peer, size));
-    }
-    Ok(gone)
+/// Counts a removed envelope. The columns from `first` on are its recipient, whether it is unresolved, its peer and its size.
+fn count_removed(db: &Db<'_>, row: &Row, first: usize) -> Result<(), Error> {
+    let (recipient, named_peer) = (text(row, first)?, optional_text(row, first + 2)?);
+    let size = Count::of(-1, -row.get::<_, i64>(first + 3));
+    db.add(|counts| count_envelopes(counts, &recipient, row.get(first + 1), named_peer, size));
+    Ok(())
 }
 
 pub(super) async fn postpone(db: &Db<'_>, envelope: i64, postponement: &Postponement) -> Outcome<()> {
@@ -307,11 +292,18 @@ pub(super) async fn make_due(db: &Db<'_>, max_attempts: u32) -> Outcome<()> {
 }
 
 pub(super) async fn expire_envelopes(db: &Db<'_>, arrived: Millis, limit: usize) -> Outcome<Vec<ExpiredEnvelope>> {
-    let oldest = "id IN (SELECT id FROM envelopes WHERE received <= $2 ORDER BY received LIMIT $3)";
-    let gone = remove_where(db, oldest, params![now(), arrived, limit_parameter(limit)]).await?;
+    let remove = "WITH gone AS (
+            DELETE FROM envelopes WHERE id IN
+                (SELECT id FROM envelopes WHERE received <= $2 ORDER BY received LIMIT $3)
+            RETURNING id, digest, recipient, received, problem, unresolved, named_peer, octet_length(packed)::int8 AS size),
+        kept AS (INSERT INTO concluded (digest, time) SELECT digest, $1 FROM gone
+            ON CONFLICT (digest) DO UPDATE SET time = excluded.time)
+        SELECT id, received, problem, recipient, unresolved, named_peer, size FROM gone ORDER BY received, id";
+    let gone = db.change(remove, params![now(), arrived, limit_parameter(limit)]).await?;
     let expired = gone.iter().map(|row| {
-        let (id, received) = (row.try_get(0)?, row.try_get(2)?);
-        Ok(ExpiredEnvelope { id, recipient: text(row, 1)?, received, problem: optional_text(row, 3)? })
+        count_removed(db, row, 3)?;
+        let (id, received) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(ExpiredEnvelope { id, recipient: text(row, 3)?, received, problem: optional_text(row, 2)? })
     });
     expired.collect::<Result<_, Error>>().map_err(Rollback::from)
 }

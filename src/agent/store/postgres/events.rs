@@ -19,11 +19,12 @@ use crate::agent::store::{
 const STRANGERS_PART: i64 = 10;
 
 /// Writes an event. `of_stranger` says whether a message of a stranger has caused it.
-pub(super) async fn record(db: &Db<'_>, event: &NewEvent, of_stranger: bool) -> Result<(), Error> {
+pub(super) fn record(db: &Db<'_>, event: &NewEvent, of_stranger: bool) {
     let NewEvent { time, kind, data } = event;
-    let insert = "INSERT INTO events (time, kind, data, stranger) VALUES ($1, $2, $3, $4)";
+    let insert = "INSERT INTO events (time, kind, data, stranger)
+        SELECT * FROM unnest($1::int8[], $2::text[], $3::text[], $4::bool[])";
     db.tell(Entry::recorded);
-    db.execute(insert, params![time, stored(kind), stored(data), of_stranger]).await.map(drop)
+    db.write(insert, params![time, stored(kind), stored(data), of_stranger]);
 }
 
 /// Returns `None` if the store has not given out the cursor.

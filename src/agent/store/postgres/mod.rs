@@ -19,6 +19,7 @@ mod cursors;
 mod envelopes;
 mod errors;
 mod events;
+mod gather;
 mod handover;
 mod locks;
 mod log;
@@ -69,6 +70,7 @@ use self::{
     writer::Writer,
 };
 use super::{
+    super::clock::now,
     backend::Store,
     digests::{handled_mark, record_digest},
     error::StoreError,
@@ -197,17 +199,26 @@ fn keys_of(commit: &Commit) -> Keys {
         let names = earlier.chain([(handled.sender.as_str(), handled.recipient.as_str())]);
         keys.extend(names.map(|(sender, recipient)| key(handled_mark(sender, recipient, &handled.message))));
     }
-    // Strangers share what is known of the oldest of them.
-    if commit.stranger.is_some() {
-        keys.push(key("strangers"));
+    if let Some(stranger) = &commit.stranger {
+        // All that is known of a stranger has one time.
+        if commit.changes.iter().any(|change| matches!(change, Change::Remember(_))) {
+            keys.push(key(("stranger", &stranger.did)));
+        }
+        // These are counted.
+        if stranger.created.is_some_and(|created| created > now()) {
+            keys.push(key("marks of the future"));
+        }
+    }
+    // Changes whatever there is of the peer.
+    if commit.changes.iter().any(|change| matches!(change, Change::Keep(_))) {
+        return Keys::All;
     }
     keys.extend(commit.changes.iter().filter_map(|change| match change {
         Change::Put(record) | Change::Remember(record) => Some(key(record_digest(&record.kind, &record.key))),
         Change::Delete { kind, key: of } => Some(key(record_digest(kind, of))),
-        Change::Keep(_) => Some(key("strangers")),
         Change::Deliver(delivery) => Some(key(&delivery.id)),
         Change::Send(entry) => Some(key(&entry.id)),
-        Change::Event(_) => None,
+        Change::Event(_) | Change::Keep(_) => None,
     }));
     Keys::Some { changed: keys, read }
 }

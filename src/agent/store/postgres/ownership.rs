@@ -13,7 +13,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::{join, try_join, try_join3};
+use futures_util::future::{join, try_join3, try_join4};
 use tokio::time::sleep;
 use tokio_postgres::Error;
 
@@ -34,7 +34,7 @@ use super::{
     totals::Totals,
     transaction::Transaction,
 };
-use crate::agent::store::{error::StoreError, limits::StoreLimits, node::Hint, tables::COPIED};
+use crate::agent::store::{error::StoreError, limits::StoreLimits, node::Hint, tables::COPIED, types::Millis};
 
 /// The lease of a node, in SQL. Each transaction renews it.
 const LEASE: &str = "CASE WHEN name = '' THEN 'infinity' ELSE clock_timestamp() + interval '15 s' END";
@@ -82,16 +82,14 @@ impl Owned {
     }
 
     /// Begins a transaction, and hears what other nodes have done. Returns the number of the transaction, with which its outcome
-    /// can be asked for later, or `None` if others have taken over this agent's work.
+    /// can be asked for later, and the latest `created_time` of a mark that was dropped; or `None` if others have taken over this
+    /// agent's work.
     ///
     /// The number is in a row that the transaction writes. PostgreSQL's own id would not do: a server that fails may give the
     /// id of a transaction that was not committed to the next one, and then tells that it was committed.
-    pub async fn begin(&self, totals: &Totals) -> Result<Option<i64>, Error> {
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE{};
-            SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})",
-            self.session.local_settings()
-        );
+    pub async fn begin(&self, totals: &Totals) -> Result<Option<(i64, Millis)>, Error> {
+        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE{}", self.session.local_settings());
+        let lock = format!("SELECT pg_advisory_xact_lock({TRANSACTION_LOCK}, {SCHEMA_NUMBER})");
         // All are sent at once. What follows the lock has its snapshot after it.
         // Whoever still has its row may renew its lease: nobody else can while another one has the lock. What is selected is as
         // it was before the update.
@@ -99,16 +97,19 @@ impl Owned {
             "UPDATE nodes SET batch = $2, heard = $3, lease = {LEASE} WHERE number = $1 AND ended IS NULL
             RETURNING ARRAY(SELECT number FROM nodes WHERE ended IS NULL ORDER BY number),
                 ARRAY(SELECT number FROM nodes WHERE ended IS NULL AND lease > clock_timestamp() ORDER BY number),
-                ARRAY(SELECT ready_version FROM nodes WHERE ended IS NULL ORDER BY number)"
+                ARRAY(SELECT ready_version FROM nodes WHERE ended IS NULL ORDER BY number),
+                coalesce((SELECT value FROM claviger WHERE name = 'dropped'), 0)"
         );
         let (number, batch, heard) = (self.node.number(), self.node.next_batch(), self.node.heard());
         let parameters: Parameters<'_> = params![number, batch, heard];
+        // Otherwise the first lock would be taken after what follows it.
+        self.session.prepare(&lock).await?;
+        let (begun, locked) = (self.session.run(&begin), self.session.first(&lock, &[]));
         let row = match self.node.is_shared() {
-            false => try_join(self.session.run(&begin), self.session.first(&live, parameters)).await?.1,
+            false => try_join3(begun, locked, self.session.first(&live, parameters)).await?.2,
             true => {
-                let (_, row, heard) =
-                    try_join3(self.session.run(&begin), self.session.first(&live, parameters), self.read_log(heard))
-                        .await?;
+                let (.., row, heard) =
+                    try_join4(begun, locked, self.session.first(&live, parameters), self.read_log(heard)).await?;
                 self.hear(heard, totals);
                 row
             }
@@ -119,7 +120,7 @@ impl Owned {
             self.node.note_ready(shown(&self.session.all(SHOWN, &[]).await?)?);
         }
         self.node.note_nodes(nodes, &living);
-        Ok(Some(batch))
+        Ok(Some((batch, row.get(3))))
     }
 
     /// Hears what other nodes have done since, without a transaction.
@@ -246,6 +247,9 @@ impl Locked {
             return Err(error);
         }
         lock.ignore_notifications_of(node.number());
+        if totals.is_some() {
+            session.find_rows_by_keys().await.map_err(store_error)?;
+        }
         Ok(Owned { lock, session, node: node.clone() })
     }
 }
@@ -345,7 +349,7 @@ async fn end_others(session: &Session, number: i64) -> Result<(), StoreError> {
 /// Takes over what ended nodes have left, and tells the nodes that there are.
 async fn take_over(session: &Session, totals: &Totals, node: &Node) -> Result<(), StoreError> {
     let limits = StoreLimits::default();
-    let transaction = Transaction::new(session, totals, &limits, node);
+    let transaction = Transaction::new(session, totals, &limits, node, 0);
     adopt(&transaction.request()).await.map_err(store_error)?;
     hand_over(&transaction.request()).await.map_err(store_error)?;
     let entry = transaction.changes();

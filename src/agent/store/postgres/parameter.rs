@@ -11,6 +11,8 @@ use tokio_postgres::types::{ToSql, Type};
 pub(super) trait Parameter: ToSql + Sync {
     /// The type that a statement says its parameter has.
     fn sql_type(&self) -> Type;
+    /// The type of an array of such parameters.
+    fn array_type(&self) -> Type;
     /// The parameter for the client of PostgreSQL.
     fn value(&self) -> &(dyn ToSql + Sync);
 }
@@ -18,6 +20,10 @@ pub(super) trait Parameter: ToSql + Sync {
 impl<T: Typed + ToSql + Sync> Parameter for T {
     fn sql_type(&self) -> Type {
         T::TYPE
+    }
+
+    fn array_type(&self) -> Type {
+        T::ARRAY
     }
 
     fn value(&self) -> &(dyn ToSql + Sync) {

@@ -34,6 +34,8 @@ const AFTER_ALL: char = char::MAX;
 /// The longest pause of a postponed envelope. An envelope that is due even later was postponed before the clock was set
 /// back, so it counts as due.
 const LONGEST_PAUSE: Millis = 60 * 60 * 1000;
+/// How many elements the server expects of an array that it does not know.
+const EXPECTED_LENGTH: usize = 10;
 /// The most deliveries whose sizes are added up, if their bytes are limited.
 const MEASURED: i64 = 1000;
 
@@ -274,13 +276,16 @@ async fn both_directions(
 
 pub(super) async fn records_at(session: &Session, places: &[(&str, &str)]) -> Rows<Option<Record>> {
     let digests: Vec<_> = places.iter().map(|(kind, key)| record_digest(kind, key)).collect();
-    let digests: Vec<_> = digests.iter().map(|digest| &digest[..]).collect();
+    let mut digests: Vec<_> = digests.iter().map(|digest| Some(&digest[..])).collect();
+    // A shorter array than it expects makes the server plan the statement each time.
+    digests.resize(digests.len().max(EXPECTED_LENGTH), None);
     let sql = format!(
         "SELECT {RECORD} FROM unnest($1::bytea[]) WITH ORDINALITY AS wanted (digest, place)
-        LEFT JOIN records ON records.digest = wanted.digest AND coalesce(expires > $2, true)
-        ORDER BY place"
+        LEFT JOIN LATERAL (SELECT * FROM records
+            WHERE records.digest = wanted.digest AND coalesce(expires > $2, true) OFFSET 0) AS record ON true
+        ORDER BY place LIMIT $3"
     );
-    let found = session.all(&sql, params![digests, now()]).await?;
+    let found = session.all(&sql, params![digests, now(), limit_parameter(places.len())]).await?;
     rows::all(&found, |row| match row.try_get::<_, Option<i64>>(2)? {
         None => Ok(None),
         Some(_) => rows::record(row).map(Some),

@@ -43,6 +43,8 @@ pub(super) trait WriteRequest: Send {
     /// Makes the changes. Returns whether to keep them; otherwise they are rolled back. Is called again if changes that were to
     /// be kept had to be rolled back with those of another request.
     fn work<'a>(&'a mut self, db: &'a Db<'a>) -> BoxFuture<'a, bool>;
+    /// Notes why a change could not be made that the request did not wait for.
+    fn fail(&mut self, error: StoreError);
     /// Sends the answer, after the transaction was committed or has failed.
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
 }
@@ -109,6 +111,10 @@ where
             *outcome = Some(done);
             keep
         })
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        self.outcome = Some(Err(error));
     }
 
     fn answer(self: Box<Self>, committed: Result<(), StoreError>) {

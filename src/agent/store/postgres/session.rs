@@ -34,9 +34,12 @@ const SETTINGS: &str = "SET client_min_messages = 'warning'; SET lock_timeout = 
 const LOCAL_SETTINGS: &str = "; SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '10s';
     SET LOCAL statement_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '5s'";
 /// The same, if the server's default would not make commits durable.
-const DURABLE_LOCAL_SETTINGS: &str = "; SET LOCAL client_min_messages = 'warning'; SET LOCAL lock_timeout = '10s';
-    SET LOCAL statement_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '5s';
-    SET LOCAL synchronous_commit = on";
+const DURABLE: &str = "; SET LOCAL synchronous_commit = on";
+/// The settings of a session that looks for rows by their keys. Of a table that has grown since it was analyzed the server would
+/// think that it is read at once, and a prepared statement would go on reading all of it. And it would plan statements anew
+/// whenever their arrays are shorter than the ten elements that it expects.
+const BY_KEYS: [&str; 4] =
+    ["enable_seqscan = off", "enable_hashjoin = off", "enable_mergejoin = off", "plan_cache_mode = force_generic_plan"];
 
 /// A connection. It ends when this value is dropped.
 pub(super) struct Session {
@@ -54,6 +57,8 @@ enum Way {
         has_transaction: AtomicBool,
         /// Whether transactions ask for durable commits.
         is_durable: AtomicBool,
+        /// Whether transactions look for rows by their keys.
+        by_keys: AtomicBool,
     },
 }
 
@@ -73,7 +78,11 @@ impl Session {
     /// Connects, through the pooler if there is one.
     pub async fn connect(options: &PostgresOptions) -> Result<Self, StoreError> {
         let way = match options.is_pooled() {
-            true => Way::Pooled { has_transaction: AtomicBool::new(false), is_durable: AtomicBool::new(false) },
+            true => Way::Pooled {
+                has_transaction: AtomicBool::new(false),
+                is_durable: AtomicBool::new(false),
+                by_keys: AtomicBool::new(false),
+            },
             false => Way::Direct { statements: Mutex::default() },
         };
         Self::open(options, way).await
@@ -131,11 +140,22 @@ impl Session {
     }
 
     /// What follows each BEGIN, in SQL: the settings of a transaction through a pooler. Empty on a direct connection.
-    pub fn local_settings(&self) -> &'static str {
+    pub fn local_settings(&self) -> String {
+        let Way::Pooled { is_durable, by_keys, .. } = &self.way else { return String::new() };
+        let durable = if is_durable.load(Ordering::Relaxed) { DURABLE } else { "" };
+        let by_keys: &[_] = if by_keys.load(Ordering::Relaxed) { &BY_KEYS } else { &[] };
+        let by_keys: String = by_keys.iter().map(|setting| format!("; SET LOCAL {setting}")).collect();
+        format!("{LOCAL_SETTINGS}{durable}{by_keys}")
+    }
+
+    /// Has the server look for rows by their keys from now on.
+    pub async fn find_rows_by_keys(&self) -> Result<(), Error> {
         match &self.way {
-            Way::Direct { .. } => "",
-            Way::Pooled { is_durable, .. } if is_durable.load(Ordering::Relaxed) => DURABLE_LOCAL_SETTINGS,
-            Way::Pooled { .. } => LOCAL_SETTINGS,
+            Way::Direct { .. } => self.run(&BY_KEYS.map(|setting| format!("SET {setting}")).join("; ")).await,
+            Way::Pooled { by_keys, .. } => {
+                by_keys.store(true, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 

@@ -4,19 +4,18 @@ use tokio_postgres::Error;
 
 use super::{
     cursors::RESTORED_AT,
-    records,
+    records::{self, Known},
     recount::STRANGER_RECORD,
-    request::Rollback,
     session::{Session, params},
     text::{stored, text},
     totals::{Count, Counter},
     transaction::Db,
 };
 use crate::agent::{
-    clock::MAX_CLOCK_SKEW,
+    clock::{MAX_CLOCK_SKEW, now},
     store::{
         limits::StoreLimits,
-        types::{CommitOutcome, Millis, Record, Stranger},
+        types::{Millis, Record, Stranger},
     },
 };
 
@@ -31,39 +30,62 @@ pub(super) fn has_room(unread_of_strangers: Count, limits: &StoreLimits) -> bool
         && unread_of_strangers.number() < limits.max_stranger_unread
 }
 
-/// Writes a record about a stranger, and forgets the strangers that were seen longest ago if there is no room. A record
-/// that is kept stays so. Returns false if the record has another revision.
-pub(super) async fn remember(db: &Db<'_>, record: &Record, stranger: &str, now: Millis) -> Result<bool, Error> {
-    let range = "SELECT min(seen), max(seen) FROM records WHERE peer = $1";
-    let (first, last) = match db.first(range, params![stored(stranger)]).await? {
-        Some(row) => (row.get::<_, Option<Millis>>(0), row.get::<_, Option<Millis>>(1)),
-        None => (None, None),
-    };
-    let seen = last.map_or(now, |last| last.max(now));
-    if !records::put(db, record, Some((stranger, seen)), now).await? {
+/// When a stranger was seen first and last, by the records about it.
+pub(super) type Seen = Option<(Millis, Millis)>;
+
+/// Reads when a stranger was seen.
+pub(super) async fn seen(db: &Db<'_>, stranger: &str) -> Result<Seen, Error> {
+    let range = "SELECT place, first, last FROM unnest($1::text[]) WITH ORDINALITY AS given (peer, place)
+        CROSS JOIN LATERAL (SELECT min(seen) AS first, max(seen) AS last FROM records
+            WHERE records.peer = given.peer) AS records
+        WHERE first IS NOT NULL";
+    let row = db.ask_one(range, params![stored(stranger)]).await?;
+    Ok(row.map(|row| (row.get(1), row.get(2))))
+}
+
+/// Writes a record about a stranger. A record that is kept stays so. Returns false if the record has another revision.
+pub(super) async fn remember(
+    db: &Db<'_>,
+    known: &mut Known,
+    record: &Record,
+    (stranger, seen): (&str, &mut Seen),
+    now: Millis,
+) -> Result<bool, Error> {
+    let last = seen.map_or(now, |(_, last)| last.max(now));
+    if !records::put(db, known, record, Some((stranger, last)), now).await? {
         return Ok(false);
     }
-    if first.is_some_and(|first| first < now) {
-        let update = "UPDATE records SET seen = $2 WHERE peer = $1 AND seen < $2";
-        db.execute(update, params![stored(stranger), now]).await?;
+    if seen.is_some_and(|(first, _)| first < now) {
+        let update = "UPDATE records SET seen = given.now FROM unnest($1::text[], $2::int8[]) AS given (peer, now)
+            WHERE records.peer = given.peer AND seen < given.now";
+        db.write(update, params![stored(stranger), now]);
     }
-    while db.count(&Counter::StrangerRecords).bytes() > db.limits().max_stranger_bytes {
-        let Some(oldest) = oldest(db, stranger).await? else { break };
-        records::delete_where(db, "peer = $1", params![stored(&oldest), i64::MAX]).await?;
-    }
+    *seen = Some((last, last));
+    db.note_stranger(stranger);
     Ok(true)
 }
 
-/// Returns the stranger that was seen longest ago: one without a message here if there is one among the oldest. The
-/// stranger `except` is returned only if there is no other.
-async fn oldest(db: &Db<'_>, except: &str) -> Result<Option<String>, Error> {
+/// Forgets what strangers have left beyond its limits: the oldest marks, and the records about those that were seen longest ago.
+/// A batch ends with this.
+pub(super) async fn bound(db: &Db<'_>) -> Result<(), Error> {
+    drop_marks(db).await?;
+    while db.count(&Counter::StrangerRecords).bytes() > db.limits().max_stranger_bytes {
+        let Some(oldest) = oldest(db).await? else { break };
+        records::delete_where(db, "peer = $1", params![stored(&oldest), i64::MAX]).await?;
+    }
+    Ok(())
+}
+
+/// Returns the stranger that was seen longest ago: one without a message here if there is one among the oldest. One that this
+/// batch has written something about is returned only if there is no other.
+async fn oldest(db: &Db<'_>) -> Result<Option<String>, Error> {
     let sql = "SELECT peer FROM records WHERE seen IS NOT NULL ORDER BY seen LIMIT $1";
     let mut best: Option<((bool, bool), String)> = None;
     for row in db.all(sql, params![SEARCHED]).await? {
         let peer = text(&row, 0)?;
         let has_left = db.count(&Counter::UnreadFrom(peer.clone())) != Count::default()
             || db.count(&Counter::UnsentTo(peer.clone())) != Count::default();
-        let rank = (peer == except, has_left);
+        let rank = (db.has_stranger(&peer), has_left);
         if best.as_ref().is_none_or(|(other, _)| rank < *other) {
             best = Some((rank, peer));
         }
@@ -93,40 +115,43 @@ pub(super) async fn keep(db: &Db<'_>, peer: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that a message of this `created_time` cannot repeat one whose mark was dropped.
-pub(super) async fn check_age(db: &Db<'_>, created: Option<Millis>) -> Result<(), Rollback<CommitOutcome>> {
-    let Some(created) = created else { return Ok(()) };
-    let find = "SELECT 1 FROM claviger WHERE name = 'dropped' AND value >= $1";
-    match db.first(find, params![created]).await? {
-        Some(_) => Err(Rollback::Answer(CommitOutcome::TooOld)),
-        None => Ok(()),
+/// Whether a message of this `created_time` may repeat one whose mark was dropped.
+pub(super) fn is_too_old(db: &Db<'_>, created: Option<Millis>) -> bool {
+    created.is_some_and(|created| created <= db.dropped())
+}
+
+/// Whether a stranger's message is dated ahead, and there is no room for more of them: a mark whose `created` is in the future is
+/// kept until then. A tenth of the room is for such marks.
+pub(super) async fn is_ahead(db: &Db<'_>, stranger: &Stranger, now: Millis) -> Result<bool, Error> {
+    if stranger.created.is_none_or(|created| created <= now) {
+        return Ok(false);
     }
+    let full = "SELECT 1 FROM handled WHERE stranger AND created > $1 LIMIT 1 OFFSET $2";
+    Ok(db.first(full, params![now, (max_marks(db) / 10).max(1) - 1]).await?.is_some())
+}
+
+fn max_marks(db: &Db<'_>) -> i64 {
+    i64::try_from(db.limits().max_stranger_marks).unwrap_or(i64::MAX)
 }
 
 /// Drops the oldest marks of strangers' messages if there are too many. A mark whose `created` is in the future is kept until
-/// then: otherwise its time would make the messages of all other strangers too old. A tenth of the room is for such marks.
-pub(super) async fn bound_marks(db: &Db<'_>, stranger: &Stranger, now: Millis) -> Result<(), Rollback<CommitOutcome>> {
-    let limit = i64::try_from(db.limits().max_stranger_marks).unwrap_or(i64::MAX);
-    if stranger.created.is_some_and(|created| created > now) {
-        let full = "SELECT 1 FROM handled WHERE stranger AND created > $1 LIMIT 1 OFFSET $2";
-        if db.first(full, params![now, (limit / 10).max(1)]).await?.is_some() {
-            return Err(Rollback::Answer(CommitOutcome::DatedAhead));
-        }
+/// then: otherwise its time would make the messages of all other strangers too old.
+async fn drop_marks(db: &Db<'_>) -> Result<(), Error> {
+    let surplus = db.count(&Counter::StrangerMarks).number.saturating_sub(max_marks(db));
+    if surplus <= 0 {
+        return Ok(());
     }
-    let surplus = db.count(&Counter::StrangerMarks).number.saturating_sub(limit);
-    if surplus > 0 {
-        // 1 says that a mark was dropped, and makes no message too old.
-        let drop = "WITH gone AS (
-                DELETE FROM handled WHERE seq IN (SELECT seq FROM handled
-                    WHERE stranger AND coalesce(created <= $2, true) ORDER BY seq LIMIT $1)
-                RETURNING coalesce(created, 1) AS created)
-            SELECT count(*), max(created) FROM gone HAVING count(*) > 0";
-        for row in db.change(drop, params![surplus, now]).await? {
-            let (number, latest) = (row.get::<_, i64>(0), row.get::<_, Millis>(1));
-            db.add(|counts| counts.add(Counter::StrangerMarks, Count::of(-number, 0)));
-            let note = "UPDATE claviger SET value = $1 WHERE name = 'dropped' AND value < $1";
-            db.execute(note, params![latest]).await?;
-        }
+    // 1 says that a mark was dropped, and makes no message too old.
+    let drop = "WITH gone AS (
+            DELETE FROM handled WHERE seq IN (SELECT seq FROM handled
+                WHERE stranger AND coalesce(created <= $2, true) ORDER BY seq LIMIT $1)
+            RETURNING coalesce(created, 1) AS created)
+        SELECT count(*), max(created) FROM gone HAVING count(*) > 0";
+    for row in db.change(drop, params![surplus, now()]).await? {
+        let (number, latest) = (row.get::<_, i64>(0), row.get::<_, Millis>(1));
+        db.add(|counts| counts.add(Counter::StrangerMarks, Count::of(-number, 0)));
+        let note = "UPDATE claviger SET value = $1 WHERE name = 'dropped' AND value < $1";
+        db.execute(note, params![latest]).await?;
     }
     Ok(())
 }

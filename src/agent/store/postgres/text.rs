@@ -27,6 +27,12 @@ pub(super) fn all_stored(texts: &[String]) -> Vec<Cow<'_, str>> {
     texts.iter().map(|text| stored(text)).collect()
 }
 
+/// Returns an array of numbers as text, or `None` if there are none. `unnest` of an array of arrays would join them.
+pub(super) fn array_text(numbers: &[i64]) -> Option<String> {
+    let numbers: Vec<_> = numbers.iter().map(i64::to_string).collect();
+    (!numbers.is_empty()).then(|| format!("{{{}}}", numbers.join(",")))
+}
+
 /// Reads a text from a column.
 pub(super) fn text(row: &Row, column: usize) -> Result<String, Error> {
     Ok(original(row.try_get(column)?))

@@ -1,20 +1,24 @@
 //! The transaction that a batch of write requests shares, as each request sees it.
 
-use std::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use tokio_postgres::{Error, Row};
 
 use super::{
     errors::is_lost,
+    gather::{Add, Gathered},
     log::Entry,
     node::Node,
     session::{Parameters, Session},
     totals::{Count, Counter, Counts, Totals},
 };
-use crate::agent::store::limits::StoreLimits;
+use crate::agent::store::{error::StoreError, limits::StoreLimits, types::Millis};
 
 /// A transaction.
 pub(super) struct Transaction<'s> {
@@ -22,22 +26,54 @@ pub(super) struct Transaction<'s> {
     totals: &'s Totals,
     limits: &'s StoreLimits,
     node: &'s Node,
+    /// The latest `created_time` of a mark that was dropped before.
+    dropped: Millis,
+    gathered: Gathered,
     /// What the transaction has changed.
     changes: Mutex<Entry>,
+    /// The strangers that it has written something about.
+    strangers: Mutex<HashSet<String>>,
     /// Whether a statement has failed. PostgreSQL then refuses all others, and would make a rollback of a COMMIT.
     failed: AtomicBool,
     lost: AtomicBool,
 }
 
 impl<'s> Transaction<'s> {
-    pub fn new(session: &'s Session, totals: &'s Totals, limits: &'s StoreLimits, node: &'s Node) -> Self {
-        let (failed, lost) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { session, totals, limits, node, changes: Mutex::default(), failed, lost }
+    /// A transaction. `dropped` is the latest `created_time` of a mark that was dropped before.
+    pub fn new(
+        session: &'s Session,
+        totals: &'s Totals,
+        limits: &'s StoreLimits,
+        node: &'s Node,
+        dropped: Millis,
+    ) -> Self {
+        Self {
+            session,
+            totals,
+            limits,
+            node,
+            dropped,
+            gathered: Gathered::default(),
+            changes: Mutex::default(),
+            strangers: Mutex::default(),
+            failed: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+        }
     }
 
     /// The transaction for one request.
     pub fn request(&self) -> Db<'_> {
-        Db { transaction: self, changed: AtomicBool::new(false) }
+        Db { transaction: self, changed: AtomicBool::new(false), added: AtomicU64::new(0) }
+    }
+
+    /// Carries out requests. Returns `None` if a statement has failed before they were done.
+    pub async fn serve<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.gathered.serve(self.session, work, |error| self.note_failure(error), || self.has_failed()).await
+    }
+
+    /// Returns why a statement has failed whose answer no request waited for.
+    pub fn unheard_failure(&self) -> Option<StoreError> {
+        self.gathered.unheard_failure()
     }
 
     /// Executes statements of the transaction itself.
@@ -67,12 +103,12 @@ impl<'s> Transaction<'s> {
     }
 
     fn note<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
-        done.inspect_err(|error| {
-            self.failed.store(true, Ordering::Relaxed);
-            if is_lost(error) {
-                self.lost.store(true, Ordering::Relaxed);
-            }
-        })
+        done.inspect_err(|error| self.note_failure(error))
+    }
+
+    fn note_failure(&self, error: &Error) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.lost.fetch_or(is_lost(error), Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Entry> {
@@ -84,6 +120,8 @@ impl<'s> Transaction<'s> {
 pub(super) struct Db<'t> {
     transaction: &'t Transaction<'t>,
     changed: AtomicBool,
+    /// The round in which this request has last added to a statement without waiting.
+    added: AtomicU64,
 }
 
 impl Db<'_> {
@@ -91,18 +129,63 @@ impl Db<'_> {
         self.transaction.limits
     }
 
+    /// Asks for a statement together with other requests. Its parameters are arrays, to which `fill` adds elements, and it returns
+    /// the place in them first. Returns the rows for these elements, each with their number.
+    pub async fn ask(&self, sql: &'static str, fill: impl FnOnce(&mut Add<'_>)) -> Result<Vec<(usize, Row)>, Error> {
+        self.settle().await;
+        self.transaction.gathered.ask(sql, fill).await
+    }
+
+    /// Asks for a statement that returns one row for one element of each array, or none.
+    pub async fn ask_one(&self, sql: &'static str, elements: Parameters<'_>) -> Result<Option<Row>, Error> {
+        Ok(self.ask(sql, |add| add(elements)).await?.pop().map(|(_, row)| row))
+    }
+
+    /// Changes rows by a statement together with other requests, and waits for nothing. If it fails, the request does.
+    pub fn write(&self, sql: &'static str, elements: Parameters<'_>) {
+        self.note_change(true);
+        self.added.store(self.transaction.gathered.add(sql, elements), Ordering::Relaxed);
+    }
+
+    /// Waits until what this request has written is in the database, so that it sees its own changes.
+    async fn settle(&self) {
+        self.transaction.gathered.executed(self.added.load(Ordering::Relaxed)).await;
+    }
+
+    /// The latest `created_time` of a mark that was dropped before this transaction.
+    pub fn dropped(&self) -> Millis {
+        self.transaction.dropped
+    }
+
+    /// Notes that something was written about a stranger.
+    pub fn note_stranger(&self, did: &str) {
+        self.strangers().insert(did.to_owned());
+    }
+
+    /// Whether this transaction has written something about a stranger.
+    pub fn has_stranger(&self, did: &str) -> bool {
+        self.strangers().contains(did)
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.transaction.strangers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Reads all rows.
     pub async fn all(&self, sql: &str, parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
+        self.settle().await;
         self.transaction.note(self.transaction.session.all(sql, parameters).await)
     }
 
     /// Reads the first row, if there is a row.
     pub async fn first(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, Error> {
+        self.settle().await;
         self.transaction.note(self.transaction.session.first(sql, parameters).await)
     }
 
     /// Changes rows. Returns their number.
     pub async fn execute(&self, sql: &str, parameters: Parameters<'_>) -> Result<u64, Error> {
+        self.settle().await;
         let rows = self.transaction.note(self.transaction.session.execute(sql, parameters).await)?;
         self.note_change(rows > 0);
         Ok(rows)

@@ -1,8 +1,7 @@
 //! The one task that writes. All waiting requests share one transaction (group commit).
 //!
-//! Requests of a batch run at the same time if none changes what another reads or changes: each waits for its own answers of the
-//! server, and their statements follow one another on the connection without a pause. So a batch takes about as many round trips
-//! as its longest request.
+//! Requests of a batch run at the same time if none changes what another reads or changes. What they ask the server for is gathered
+//! ([`gather`](super::gather)). So a batch takes about as many statements and round trips as its longest request.
 
 use std::{
     collections::HashSet,
@@ -26,6 +25,7 @@ use super::{
     options::PostgresOptions,
     ownership::Owned,
     request::{Keys, WriteRequest, request},
+    strangers,
     totals::Totals,
     transaction::Transaction,
 };
@@ -268,8 +268,8 @@ async fn attempt(
         true => Failure::Lost(store_error(error)),
         false => Failure::Refused(store_error(error)),
     };
-    let id = match owned.begin(totals).await {
-        Ok(Some(batch)) => (node.number(), batch),
+    let (batch, dropped) = match owned.begin(totals).await {
+        Ok(Some(begun)) => begun,
         Ok(None) => {
             let _ = owned.session.run("ROLLBACK").await;
             return Err(Failure::Taken);
@@ -280,10 +280,15 @@ async fn attempt(
             return Err(lost(error));
         }
     };
-    let transaction = Transaction::new(&owned.session, totals, limits, node);
+    let id = (node.number(), batch);
+    let transaction = Transaction::new(&owned.session, totals, limits, node, dropped);
     let worked = match with_savepoints {
         true => one_by_one(&transaction, requests).await.map(|()| true),
         false => Ok(at_once(&transaction, requests).await),
+    };
+    let worked = match worked {
+        Ok(true) if !transaction.has_failed() => strangers::bound(&transaction.request()).await.map(|()| true),
+        other => other,
     };
     if transaction.is_lost() {
         return Err(Failure::Lost(StoreError::Unavailable("the connection to PostgreSQL was lost".to_owned())));
@@ -324,7 +329,8 @@ async fn at_once(transaction: &Transaction<'_>, requests: &mut [Request]) -> boo
             let db = transaction.request();
             request.work(&db).await || !db.has_changed()
         });
-        if !join_all(work).await.into_iter().all(|is_right| is_right) || transaction.has_failed() {
+        let done = transaction.serve(join_all(work)).await;
+        if transaction.has_failed() || done.is_none_or(|done| done.contains(&false)) {
             return false;
         }
         rest = others;
@@ -353,9 +359,13 @@ async fn one_by_one(transaction: &Transaction<'_>, requests: &mut [Request]) -> 
     for request in requests {
         let changes = transaction.changes();
         transaction.run("SAVEPOINT request").await?;
-        let keep = request.work(&transaction.request()).await;
+        let db = transaction.request();
+        let keep = transaction.serve(request.work(&db)).await.unwrap_or(false);
         if transaction.is_lost() {
             return Ok(());
+        }
+        if let Some(error) = transaction.unheard_failure() {
+            request.fail(error);
         }
         if !keep || transaction.has_failed() {
             transaction.run("ROLLBACK TO request").await?;
