@@ -76,7 +76,7 @@ async fn the_work_of_a_node_that_ended_is_taken_over() {
 }
 
 /// A node that slept beyond its lease, and wakes while another one has its work, changes nothing.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_slept_changes_nothing() {
     let location = shared!();
     let a = location.node("a").await;
