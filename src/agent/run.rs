@@ -97,7 +97,7 @@ impl Agent {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(UNLOCK_INTERVAL) => {}
-                () = self.store.unlocked() => {}
+                () = self.store.unlocked(), if !self.store.is_unlocked() => {}
                 Ok(()) = keys.changed() => self.refresh_own_dids(),
             }
         }

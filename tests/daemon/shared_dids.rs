@@ -44,13 +44,14 @@ fn served(node: &Daemon) -> Vec<String> {
     page["dids"].as_array().unwrap().iter().map(|own| own["did"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Runs a command, and again while SoftHSM finds no token, because the other daemon logs in.
+/// Runs a command, and again while SoftHSM finds no token or refuses the login, because the other daemon logs in: SoftHSM then
+/// writes the token's file.
 #[track_caller]
 fn run(node: &Daemon, words: &str) -> CommandOutput {
     let words: Vec<&str> = words.split_whitespace().collect();
     let mut output = node.run(&words);
     for _ in 0..50 {
-        if output.status() != 3 {
+        if output.status() != 3 && !output.stderr().contains("C_Login failed") {
             break;
         }
         std::thread::sleep(Duration::from_millis(100));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use claviger::agent::store::{
-    Change, Commit, CommitOutcome, Hint, NewEnvelope, PostgresStore, ReceiveOutcome, Store, ready_hash,
+    Change, Commit, CommitOutcome, Hint, NewEnvelope, OutboxEntry, PostgresStore, ReceiveOutcome, Store, ready_hash,
 };
 
 use crate::store::{
@@ -217,4 +217,23 @@ async fn a_node_that_joins_again_shows_the_same() {
     for store in [a, b] {
         store.close().await.unwrap();
     }
+}
+
+/// A message joins others of its peer, whose node cannot send it. Once these are sent, it goes to a node that can; and no node
+/// claims what it cannot send.
+#[tokio::test]
+async fn what_is_left_behind_goes_to_a_node_that_can_send_it() {
+    let (_location, a, b) = two_nodes!();
+    let other = "did:example:other";
+    a.show_ready(&[K1, us()]).await.unwrap();
+    b.show_ready(&[K2, ready_hash(other)]).await.unwrap();
+    commit_ok(&*b, commit_of([Change::Send(OutboxEntry { sender: other.to_owned(), ..outgoing(1, PEER) })])).await;
+    commit_ok(&*a, commit_of([Change::Send(outgoing(2, PEER))])).await;
+    assert_eq!((to_send(&a).await, to_send(&b).await), (0, 2));
+    b.cancel_outgoing(&outgoing(1, PEER).id, now()).await.unwrap();
+    until(async || to_send(&a).await == 1, "the message is handed over").await;
+    b.claim_outgoing(PEER).await.unwrap();
+    assert_eq!((to_send(&a).await, to_send(&b).await), (1, 0));
+    a.close().await.unwrap();
+    b.close().await.unwrap();
 }

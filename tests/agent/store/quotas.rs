@@ -152,6 +152,22 @@ pub async fn a_commit_that_needs_room_finds_it(location: &dyn StoreLocation) {
     assert_eq!(attempt(4, true, true, "did:example:another").await, CommitOutcome::Committed);
 }
 
+/// Of commits that are made at once, as many find room as there is.
+pub async fn commits_at_once_find_the_room_that_there_is(location: &dyn StoreLocation) {
+    let store = location.open(Limits { unread_from: 3, ..NO_LIMITS }).await;
+    let mut commits = Vec::new();
+    for number in 1..=20 {
+        let room = NeededRoom { peer: THEM.to_owned(), is_stranger: false, to_deliver: true, to_reply: false };
+        let envelope = receive(&*store, new_envelope(number)).await;
+        let handled = Some(handled_message(number));
+        let deliver = commit_of([Change::Deliver(delivery(number))]);
+        commits.push(Commit { room: Some(room), handled, envelope: Some(envelope), ..deliver });
+    }
+    let outcomes = futures_util::future::join_all(commits.into_iter().map(|commit| store.commit(commit))).await;
+    let made = outcomes.into_iter().filter(|outcome| matches!(outcome, Ok(CommitOutcome::Committed))).count();
+    assert_eq!((made, unread_ids(&*store).await.len()), (3, 3));
+}
+
 pub async fn a_recipient_has_a_limit_of_bytes(location: &dyn StoreLocation) {
     let store = location.open(Limits { envelope_bytes_for: 1000, ..NO_LIMITS }).await;
     let Ok(ReceiveOutcome::Stored(first)) = store.receive(large_envelope(1, 600)).await else {

@@ -91,6 +91,7 @@ macro_rules! suite {
             strangers_leave_room_for_known_peers
             a_named_peer_leaves_room_for_others
             a_commit_that_needs_room_finds_it
+            commits_at_once_find_the_room_that_there_is
             a_recipient_has_a_limit_of_bytes
             a_sender_has_a_limit_of_messages
             a_sender_has_a_limit_of_bytes

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use super::{
-    handover::hand_over,
+    handover::{hand_over, needed_to_send},
     locks::is_node_locked,
     request::Outcome,
     session::{Parameters, params},
@@ -31,6 +31,8 @@ pub(super) async fn beat(db: &Db<'_>) -> Outcome<()> {
     if !ended.is_empty() {
         tracing::info!(node = node.name(), ended = ended.len(), "work of ended nodes taken over");
         adopt(db).await?;
+    }
+    if !ended.is_empty() || node.is_hand_over_due(Instant::now()) {
         hand_over(db).await?;
     }
     if *node.leads().borrow() {
@@ -56,10 +58,17 @@ pub(super) async fn adopt(db: &Db<'_>) -> Result<(), tokio_postgres::Error> {
     Ok(())
 }
 
-/// Takes over the waiting messages for a peer.
+/// Takes over the waiting messages for a peer, unless this node can send none of them and others can.
 pub(super) async fn claim_outgoing(db: &Db<'_>, peer: &str) -> Outcome<()> {
     let of_peer = "state = 0 AND left(peer, 600) = left($2, 600) AND peer = $2 AND node <> $1";
-    take_outgoing(db, of_peer, params![db.node().number(), stored(peer)]).await?;
+    let parameters: Parameters<'_> = params![db.node().number(), stored(peer)];
+    let senders = db.all(&format!("SELECT DISTINCT sender FROM outgoing WHERE {of_peer}"), parameters).await?;
+    for row in &senders {
+        if db.node().worker_for(&needed_to_send(&text(row, 0)?)) == db.node().worker() {
+            take_outgoing(db, of_peer, parameters).await?;
+            break;
+        }
+    }
     Ok(())
 }
 

@@ -39,12 +39,7 @@ pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcom
     if !is_unchanged {
         return Err(Rollback::Answer(CommitOutcome::Conflict));
     }
-    if let Some(room) = &commit.room {
-        let quota = queries::quota(|counter| db.count(counter), &room.peer, room.is_stranger, db.limits());
-        if !quota.has(room) {
-            return Err(Rollback::Answer(CommitOutcome::NoRoom(quota)));
-        }
-    }
+    check_room(db, commit)?;
     let stranger = commit.stranger.as_ref();
     let arrival = match &arrived {
         Some((arrived, found)) => Some((arrived, envelopes::check_arrival(db, arrived, found)?)),
@@ -73,6 +68,8 @@ pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcom
             mark.write(db, handled, stranger).await?;
         }
     }
+    // Other commits of the batch may have taken the room meanwhile.
+    check_room(db, commit)?;
     for change in &commit.changes {
         match change {
             Change::Deliver(delivery) => deliver(db, delivery, stranger.is_some()),
@@ -100,6 +97,16 @@ pub(super) async fn commit(db: &Db<'_>, commit: &Commit) -> Outcome<CommitOutcom
         }
     }
     Ok(CommitOutcome::Committed)
+}
+
+/// Checks that there is the room that a commit needs.
+fn check_room(db: &Db<'_>, commit: &Commit) -> Result<(), Rollback<CommitOutcome>> {
+    let Some(room) = &commit.room else { return Ok(()) };
+    let quota = queries::quota(|counter| db.count(counter), &room.peer, room.is_stranger, db.limits());
+    match quota.has(room) {
+        true => Ok(()),
+        false => Err(Rollback::Answer(CommitOutcome::NoRoom(quota))),
+    }
 }
 
 /// What is in the database before a commit.

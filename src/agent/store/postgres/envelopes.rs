@@ -277,8 +277,10 @@ pub(super) async fn postpone(db: &Db<'_>, envelope: i64, postponement: &Postpone
     let Postponement { until, reason, attempted, unresolved_since } = postponement;
     let update = "UPDATE envelopes SET tries = tries + 1, next_try = $2, problem = $3, attempts = attempts + $4,
             unresolved_since = coalesce(unresolved_since, $5)
-        WHERE id = $1";
-    let parameters = params![envelope, until, stored(reason), i64::from(*attempted), unresolved_since];
+        WHERE id = $1 AND ($6::int8 IS NULL OR node = $6)";
+    // What was handed over meanwhile is due at its new node.
+    let (attempted, worker) = (i64::from(*attempted), db.node().worker());
+    let parameters = params![envelope, until, stored(reason), attempted, unresolved_since, worker];
     db.execute(update, parameters).await?;
     Ok(())
 }

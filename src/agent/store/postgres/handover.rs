@@ -4,8 +4,9 @@
 //! - The waiting messages for a peer have one node. They go to another one if their node can send none of them, and that one can
 //!   send some. So each move is followed by progress, and nothing goes to and fro.
 //!
-//! This is decided whenever a node shows that it has something else ready, or takes over the work of one that ended, for all that
-//! waits; and for what is new when it is stored (`Node::worker_for`).
+//! This is decided whenever a node shows that it has something else ready, or takes over the work of one that ended, and from time
+//! to time, for all that waits; and for what is new when it is stored (`Node::worker_for`). A message may join others that its
+//! node can send, and be left when these are sent.
 
 use std::collections::BTreeSet;
 
@@ -42,12 +43,11 @@ pub(super) async fn show_ready(db: &Db<'_>) -> Outcome<()> {
 
 /// Hands over whatever waits at a node that cannot do it, and that another one can.
 pub(super) async fn hand_over(db: &Db<'_>) -> Result<(), Error> {
-    let shown = shown(&db.all(SHOWN, &[]).await?)?;
-    if shown.len() < 2 {
+    let mut readiness = Readiness::default();
+    readiness.replace(shown(&db.all(SHOWN, &[]).await?)?);
+    if !readiness.differs() {
         return Ok(());
     }
-    let mut readiness = Readiness::default();
-    readiness.replace(shown);
     // There may be much.
     db.all("SELECT set_config('statement_timeout', '0', true)", &[]).await?;
     hand_over_envelopes(db, &readiness).await?;

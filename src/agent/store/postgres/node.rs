@@ -17,6 +17,9 @@ use crate::agent::store::node::{Hint, HintListener};
 /// again. Shorter than the time between two beats.
 const WITHOUT_LOCK: Duration = Duration::from_millis(1500);
 
+/// How often the node that leads looks for what waits where it cannot be done.
+const HAND_OVER_INTERVAL: Duration = Duration::from_secs(10);
+
 /// This agent: a node, or the only agent of the database.
 pub(super) struct Node {
     /// `None` if the agent has the database for itself.
@@ -37,6 +40,8 @@ pub(super) struct Node {
     ready: Mutex<Vec<i64>>,
     /// What the tokens of all nodes have ready.
     readiness: Mutex<Readiness>,
+    /// When this node last had what waits handed over, at a beat.
+    handed_over: Mutex<Option<Instant>>,
     leads: watch::Sender<bool>,
     listener: Mutex<Option<HintListener>>,
 }
@@ -53,6 +58,7 @@ impl Node {
             was_late: AtomicBool::new(false),
             ready: Mutex::default(),
             readiness: Mutex::default(),
+            handed_over: Mutex::default(),
             // The only agent leads, whether the database can be reached or not.
             leads: watch::Sender::new(name.is_none()),
             listener: Mutex::default(),
@@ -149,6 +155,17 @@ impl Node {
     pub fn worker_for(&self, needed: &[i64]) -> Option<i64> {
         let this = self.worker()?;
         Some(self.readiness().taker(this, needed).unwrap_or(this))
+    }
+
+    /// Whether this node leads, and has what waits handed over again: it has not for a while.
+    pub fn is_hand_over_due(&self, now: Instant) -> bool {
+        let mut handed_over = self.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = handed_over.is_none_or(|last| now.saturating_duration_since(last) >= HAND_OVER_INTERVAL);
+        let is_due = is_due && *self.leads.borrow();
+        if is_due {
+            *handed_over = Some(now);
+        }
+        is_due
     }
 
     fn readiness(&self) -> MutexGuard<'_, Readiness> {

@@ -35,6 +35,13 @@ impl Readiness {
         self.shown = all.into_iter().map(|shown| (shown.node, shown)).collect();
     }
 
+    /// Whether a node can do what another one cannot.
+    pub fn differs(&self) -> bool {
+        let mut ready = self.shown.values().map(|shown| &shown.ready);
+        let first = ready.next();
+        ready.any(|other| Some(other) != first)
+    }
+
     /// Replaces what is known of one node.
     pub fn insert(&mut self, shown: Shown) {
         self.shown.insert(shown.node, shown);
@@ -107,6 +114,7 @@ mod tests {
         assert_eq!(nodes.note_living(&[1, 2, 3]), Some(2));
         assert_eq!(nodes.note_living(&[1, 3]), Some(3));
         assert_eq!(nodes.note_living(&[1]), Some(1));
+        assert!(nodes.differs() && !of(&[(2, Some(&[7])), (3, Some(&[7]))]).differs() && !of(&[]).differs());
         assert_eq!(nodes.note_living(&[]), None);
         // An older release takes the oldest node to lead, whatever its tokens have.
         assert_eq!(of(&[(1, Some(&[])), (2, None), (3, Some(&[7]))]).note_living(&[1, 2, 3]), Some(1));
